@@ -1,0 +1,1 @@
+"""What every layer may use: batches, digests, errors, the run directory."""

@@ -1,0 +1,25 @@
+"""What a step receives."""
+
+from typing import Any
+
+from flax import struct
+
+Array = Any
+
+
+@struct.dataclass
+class Batch:
+    """Images with what is known of them; a pytree. B rows.
+
+    Attributes:
+        image: uint8 or uint16 [B, H, W, C], C 1 or 3, the stored canvas with its
+            background; or, after an augmentation, float32 views.
+        box: int32 [B, 4]: top, left, height, width of the part that is not background.
+        label: int32 [B], -1 where unknown.
+        mask: float32 [B]: 1 for a row that counts, 0 for one that fills a last batch.
+    """
+
+    image: Array
+    box: Array
+    label: Array
+    mask: Array

@@ -1,0 +1,61 @@
+"""The names and formats of the files in a run directory."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that is there whole or not at all, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    data = content.encode() if isinstance(content, str) else content
+    with open(temporary, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON for people and programs: indented, sorted, a newline at the end."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    write_atomically(path, text + '\n')
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file."""
+    return json.loads(path.read_text())
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line, each with the `step` it ends at."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def rewind(self, step: int) -> None:
+        """Drops what was written after update number `step`, and a torn last line."""
+        kept = [row for row in self.rows() if row['step'] <= step]
+        lines = ''.join(json.dumps(row) + '\n' for row in kept)
+        write_atomically(self._path, lines)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Reads all whole lines."""
+        if not self._path.exists():
+            return []
+        rows = []
+        for line in self._path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # the process died while it wrote this line
+        return rows
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line."""
+        with open(self._path, 'a') as file:
+            file.write(json.dumps({'step': step, **values}) + '\n')
