@@ -1,0 +1,57 @@
+"""Random views of images, on the accelerator."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax_mrissl.augment.colour import ColorJitter, RandomGrayscale
+from jax_mrissl.augment.geometry import (
+    HorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    Rotate,
+)
+from jax_mrissl.augment.intensity import (
+    BrightnessContrast,
+    GaussianBlur,
+    Normalize,
+    Solarize,
+)
+from jax_mrissl.augment.policy import Policy
+from jax_mrissl.core.build import build
+from jax_mrissl.core.errors import UserError
+
+CROPS: dict[str, type] = {'random_resized_crop': RandomResizedCrop, 'resize': Resize}
+OPS: dict[str, type] = {
+    'brightness_contrast': BrightnessContrast,
+    'color_jitter': ColorJitter,
+    'gaussian_blur': GaussianBlur,
+    'horizontal_flip': HorizontalFlip,
+    'normalize': Normalize,
+    'random_grayscale': RandomGrayscale,
+    'rotate': Rotate,
+    'solarize': Solarize,
+}
+
+
+def build_policy(view: Sequence[Mapping[str, Any]], *, where: str) -> Policy:
+    """Makes the policy that a list of ops declares.
+
+    Args:
+        view: a crop, then ops; `normalize`, if there, last.
+        where: the list's path in the config, for messages.
+
+    Raises:
+        UserError: an unknown op or field, or an order that cannot be right.
+    """
+    if not view or view[0].get('name') in OPS:
+        raise UserError(
+            f'{where} must start with a crop: one of {", ".join(sorted(CROPS))}.'
+        )
+    crop = build(CROPS, view[0], where=f'{where}[0]')
+    ops = tuple(
+        build(OPS, op, where=f'{where}[{index}]')
+        for index, op in enumerate(view[1:], start=1)
+    )
+    if any(isinstance(op, Normalize) for op in ops[:-1]):
+        raise UserError(f'{where}: normalize must stand last.')
+    return Policy(crop, ops)

@@ -1,0 +1,1 @@
+"""The step, its compilations, and the loop around it."""

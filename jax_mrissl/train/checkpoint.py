@@ -1,0 +1,213 @@
+"""Checkpoints: asynchronous, atomic, with their lineage."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jax_mrissl.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """Where a state comes from.
+
+    Attributes:
+        address: the content address of the stage that made it.
+        parents: the addresses of the stages that it started from.
+        data: the fingerprints of the datasets that it saw.
+        code: the version of the package that made it.
+    """
+
+    address: str
+    parents: tuple[str, ...]
+    data: tuple[str, ...]
+    code: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Gives the lineage as JSON values."""
+        return {
+            'address': self.address,
+            'parents': list(self.parents),
+            'data': list(self.data),
+            'code': self.code,
+        }
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder; use as a context manager.
+
+    A checkpoint appears under its step only when it is whole: one that was being
+    written when the process died is not seen again.
+    """
+
+    def __init__(self, folder: Path, lineage: Lineage, *, keep: int = 1):
+        self._lineage = lineage
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, enable_async_checkpointing=True
+            ),
+        )
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
+        """Starts to write `state`; returns once it is copied from the devices.
+
+        Args:
+            step: the number of updates made.
+            state: a pytree of arrays.
+            extra: small JSON values that belong to it.
+        """
+        newest = self._manager.latest_step()
+        if newest is not None and newest >= step:
+            return  # a run that goes on from before it was killed passes it again
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                lineage=ocp.args.JsonSave(self._lineage.to_json()),
+                extra=ocp.args.JsonSave(dict(extra)),
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Gives the newest whole checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reads the checkpoint of `step` (None: the newest).
+
+        Args:
+            like: the tree that is expected, with shapes, types and shardings.
+            step: which one.
+
+        Returns: the state; the `extra` that was saved with it.
+        """
+        if step is None:
+            step = self._manager.latest_step()
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract(like)),
+                extra=ocp.args.JsonRestore(),
+            ),
+        )
+        return restored['state'], restored['extra'] or {}
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk; raises what went wrong."""
+        self._manager.wait_until_finished()
+
+
+def abstract(tree: Any) -> Any:
+    """Gives shapes, types and shardings of a tree of arrays."""
+
+    def of(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, 'sharding', None)
+        )
+
+    return jax.tree.map(of, tree)
+
+
+def read_encoder(folder: Path, like: Any) -> Any:
+    """Reads the encoder of a pretraining run's newest checkpoint.
+
+    Args:
+        folder: the run's folder of checkpoints.
+        like: the encoder that is expected: `params` and `model_state`, each a tree.
+
+    Returns: a tree as `like`, on the devices of `like`.
+
+    Raises:
+        UserError: no checkpoint, or leaves are missing, extra or of another shape;
+            all are named.
+    """
+    if not folder.is_dir():
+        raise UserError(f'No checkpoint in {folder}: has this stage been run?')
+    manager = ocp.CheckpointManager(folder.absolute())
+    try:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f'No whole checkpoint in {folder}: run the stage again.')
+        found = _saved_shapes(manager, step)
+        wanted = {
+            (part, 'encoder', *path): tuple(leaf.shape)
+            for part in ('params', 'model_state')
+            for path, leaf in _leaves(like[part])
+        }
+        saved = {
+            path: shape
+            for path, shape in found.items()
+            if path[1:2] == ('encoder',) and path[0] in ('params', 'model_state')
+        }
+        _check(wanted, saved, folder)
+        # Everything is read to the host and the encoder kept: the optimiser's part
+        # is small beside the time that partial trees cost in clarity.
+        whole = manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )['state']
+    finally:
+        manager.close()
+
+    def place(expected: Any, value: Any) -> Any:
+        return jax.device_put(value, getattr(expected, 'sharding', None))
+
+    return {
+        part: jax.tree.map(place, like[part], whole[part]['encoder'])
+        for part in ('params', 'model_state')
+    }
+
+
+def _leaves(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(tuple(_name(k) for k in path), leaf) for path, leaf in flat]
+
+
+def _name(key: Any) -> str:
+    for field in ('key', 'name', 'idx'):
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    return str(key)
+
+
+def _saved_shapes(manager: ocp.CheckpointManager, step: int) -> dict:
+    metadata = manager.item_metadata(step)['state']
+    tree = getattr(metadata, 'tree', metadata)
+    return {path: tuple(leaf.shape) for path, leaf in _leaves(tree)}
+
+
+def _check(wanted: dict, saved: dict, folder: Path) -> None:
+    """Raises UserError, naming each leaf, unless both hold the same."""
+
+    def listed(paths: list) -> str:
+        names = ['/'.join(path) for path in sorted(paths)]
+        more = f' and {len(names) - 8} more' if len(names) > 8 else ''
+        return ', '.join(names[:8]) + more
+
+    complaints = []
+    if missing := [p for p in wanted if p not in saved]:
+        complaints.append(f'missing: {listed(missing)}')
+    if extra := [p for p in saved if p not in wanted]:
+        complaints.append(f'not expected: {listed(extra)}')
+    shapes = [
+        f'{"/".join(p)} is {saved[p]}, expected {wanted[p]}'
+        for p in sorted(wanted)
+        if p in saved and saved[p] != wanted[p]
+    ]
+    if shapes:
+        complaints.append('other shapes: ' + '; '.join(shapes[:8]))
+    if complaints:
+        raise UserError(
+            f'The checkpoint in {folder} holds another encoder than the config asks '
+            f'for (config.encoder). ' + '. '.join(complaints) + '.'
+        )

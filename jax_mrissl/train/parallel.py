@@ -1,0 +1,207 @@
+"""One step, compiled for many devices: jit over a mesh, or pmap."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
+from jax_mrissl.core.errors import UserError
+
+_AXIS = 'batch'
+
+
+class Traces:
+    """Counts how often a function was traced, and so compiled."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def counted(self, function: Callable) -> Callable:
+        """Wraps `function` so that each trace of it is counted."""
+
+        def traced(*args: Any) -> Any:
+            self.count += 1
+            return function(*args)
+
+        return traced
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled `function(state, source, feed, key)` and its count of traces."""
+
+    function: Callable
+    traces: Traces
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs it."""
+        return self.function(*args)
+
+
+class Parallel(Protocol):
+    """How a step is laid over the devices."""
+
+    @property
+    def device_count(self) -> int:
+        """Devices that share a batch."""
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of states and resident images: whole on every device."""
+
+    def compile(self, step: Callable) -> Compiled:
+        """Compiles `step(state, source, feed, key, axis=...)`; donates the state."""
+
+    def place_feed(self, feed: Any) -> Any:
+        """Puts this process's rows of a batch on its devices."""
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts a whole tree on every device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshParallel:
+    """One program over a mesh: the step sees the whole batch, [B, ...]."""
+
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def device_count(self) -> int:
+        """Devices that share a batch."""
+        return len(self.devices)
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices along one axis."""
+        return Mesh(np.array(self.devices), (_AXIS,), axis_types=(AxisType.Auto,))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Whole on every device."""
+        return NamedSharding(self.mesh, P())
+
+    def compile(self, step: Callable) -> Compiled:
+        """Compiles by jit; the compiler splits the batch over the mesh."""
+        traces = Traces()
+        whole, rows = self.replicated, NamedSharding(self.mesh, P(_AXIS))
+
+        def over_mesh(state: Any, source: Any, feed: Any, key: jax.Array) -> Any:
+            return step(state, source, feed, key, axis=WHOLE_BATCH)
+
+        compiled = jax.jit(
+            traces.counted(over_mesh),
+            donate_argnums=0,
+            in_shardings=(whole, whole, rows, whole),
+            out_shardings=whole,
+        )
+        return Compiled(compiled, traces)
+
+    def place_feed(self, feed: Any) -> Any:
+        """Puts this process's rows on its devices, as part of the whole batch."""
+        rows = NamedSharding(self.mesh, P(_AXIS))
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), feed
+        )
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts a whole tree on every device of the mesh."""
+        return _put_whole(tree, self.replicated)
+
+
+@dataclasses.dataclass(frozen=True)
+class PmapParallel:
+    """One program per device, on a batch folded to [devices, B / devices, ...]."""
+
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def device_count(self) -> int:
+        """Devices that share a batch."""
+        return len(self.devices)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Whole on every device."""
+        mesh = Mesh(np.array(self.devices), (_AXIS,), axis_types=(AxisType.Auto,))
+        return NamedSharding(mesh, P())
+
+    def compile(self, step: Callable) -> Compiled:
+        """Compiles by pmap; states stay unreplicated, as with a mesh."""
+        traces = Traces()
+
+        def per_device(state: Any, source: Any, feed: Any, key: jax.Array) -> Any:
+            return step(state, source, feed, key, axis=BatchAxis(_AXIS))
+
+        compiled = jax.pmap(
+            traces.counted(per_device),
+            axis_name=_AXIS,
+            in_axes=(None, None, 0, None),
+            out_axes=None,
+            donate_argnums=0,
+            devices=self.devices,
+        )
+        return Compiled(compiled, traces)
+
+    def place_feed(self, feed: Any) -> Any:
+        """Folds this process's rows to one block a device."""
+        local = sum(d.process_index == jax.process_index() for d in self.devices)
+        return jax.tree.map(
+            lambda x: np.reshape(x, (local, len(x) // local, *np.shape(x)[1:])), feed
+        )
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts a whole tree on every device."""
+        return _put_whole(tree, self.replicated)
+
+
+def _put_whole(tree: Any, sharding: NamedSharding) -> Any:
+    # device_put refuses a sharding over devices of other processes for host arrays
+    # that it cannot compare; every process holds the same tree here by construction.
+    return jax.tree.map(
+        lambda x: (
+            jax.device_put(x, sharding) if _is_key(x) else _put_array(x, sharding)
+        ),
+        tree,
+    )
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+        x.dtype, jax.dtypes.prng_key
+    )
+
+
+def _put_array(x: Any, sharding: NamedSharding) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+
+def choose_parallel(kind: str, batch_size: int) -> Parallel:
+    """Makes the layout over all devices.
+
+    Args:
+        kind: 'mesh' or 'pmap'.
+        batch_size: the global batch, in images.
+
+    Raises:
+        UserError: the devices do not divide the batch.
+    """
+    devices = tuple(jax.devices())
+    if batch_size % len(devices):
+        lower = batch_size // len(devices) * len(devices)
+        near = [n for n in (lower, lower + len(devices)) if n > 0]
+        raise UserError(
+            f'A batch of {batch_size} images cannot be divided over {len(devices)} '
+            f'{devices[0].platform} devices. Set batch_size (it is the global one) to '
+            f'a multiple of {len(devices)}, such as {" or ".join(map(str, near))}.'
+        )
+    kinds: dict[str, type] = {'mesh': MeshParallel, 'pmap': PmapParallel}
+    if kind not in kinds:
+        raise UserError(f"config.parallel is {kind!r}; 'mesh' or 'pmap'.")
+    return kinds[kind](devices)
