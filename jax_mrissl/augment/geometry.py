@@ -6,7 +6,7 @@ enters a view, and an accelerator does it at the speed of its matrix unit.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,25 +32,27 @@ def resize_weights(
     stored: int,
     size: int,
     interpolation: Interpolation,
+    dtype: Any = jnp.float32,
 ) -> jax.Array:
-    """Gives the matrix that resizes one axis of a crop, float32 [size, stored].
+    """Gives the matrix that resizes one axis of a crop, [size, stored] in `dtype`.
 
     Args:
         start, length: of the crop along this axis, in stored pixels; scalars.
         stored: pixels of the stored image along this axis.
         size: pixels of the result.
         interpolation: 'bilinear' or 'bicubic'.
+        dtype: of the result.
 
     Rows sum to one over the pixels of the crop; all others have no weight. Shrinking
     widens the kernel, so that every pixel counts (no aliasing).
 
     Source: Pillow's Resample.c, `precompute_coeffs`.
     """
-    start, length = jnp.float32(start), jnp.float32(length)
+    start, length = jnp.asarray(start, dtype), jnp.asarray(length, dtype)
     scale = length / size
     widened = jnp.maximum(scale, 1.0)
-    centres = (jnp.arange(size, dtype=jnp.float32) + 0.5) * scale
-    pixels = jnp.arange(stored, dtype=jnp.float32) - start
+    centres = (jnp.arange(size, dtype=dtype) + 0.5) * scale
+    pixels = jnp.arange(stored, dtype=dtype) - start
     distance = (pixels[None, :] + 0.5 - centres[:, None]) / widened
     inside = (pixels >= 0) & (pixels < length)
     weights = _kernel(distance, interpolation) * inside[None, :]
@@ -75,8 +77,10 @@ def crop_and_resize(
         size: of the result.
         interpolation: 'bilinear' or 'bicubic', both antialiased.
     """
-    rows = resize_weights(top, height, image.shape[0], size, interpolation)
-    columns = resize_weights(left, width, image.shape[1], size, interpolation)
+    rows = resize_weights(top, height, image.shape[0], size, interpolation, image.dtype)
+    columns = resize_weights(
+        left, width, image.shape[1], size, interpolation, image.dtype
+    )
     # TF32 products would move pixels by half a gray level.
     exact = lax.Precision.HIGHEST
     image = jnp.einsum('yh,hwc->ywc', rows, image, precision=exact)
@@ -107,7 +111,7 @@ def draw_crop(
     """
     size_key, place_key = jax.random.split(key)
     area_draws, ratio_draws = jax.random.uniform(size_key, (2, 10))
-    image_area = (height * width).astype(jnp.float32)
+    image_area = (height * width).astype(area_draws.dtype)
     area = image_area * (scale[0] + (scale[1] - scale[0]) * area_draws)
     low, high = jnp.log(ratio[0]), jnp.log(ratio[1])
     shape = jnp.exp(low + (high - low) * ratio_draws)
@@ -217,8 +221,8 @@ def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
     height, width, _ = image.shape
     angle = jnp.deg2rad(degrees)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
-    x = jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2
+    y = jnp.arange(height, dtype=image.dtype)[:, None] - (height - 1) / 2
+    x = jnp.arange(width, dtype=image.dtype)[None, :] - (width - 1) / 2
     from_y = cos * y + sin * x + (height - 1) / 2
     from_x = -sin * y + cos * x + (width - 1) / 2
 

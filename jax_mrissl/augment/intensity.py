@@ -23,7 +23,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Arr
     Source: methods that cite Pillow's GaussianBlur get a stack of box filters, which
     is off by up to 12 of 255 levels at sigma 0.5; this is the Gaussian itself.
     """
-    taps = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    taps = jnp.arange(-radius, radius + 1, dtype=image.dtype)
     weights = jnp.exp(-0.5 * (taps / sigma) ** 2)
     weights = weights / weights.sum()
     # Each axis is one product with a banded matrix: faster than 2 r + 1 shifts, and
@@ -42,7 +42,7 @@ def _band(weights: jax.Array, size: int, radius: int) -> jax.Array:
     band = jnp.where(near, weights[jnp.clip(offsets + radius, 0, 2 * radius)], 0.0)
     # What falls off an end belongs to the pixel at that end: cumulative sums of the
     # kernel's two tails, by how far the row is from the end.
-    tail = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weights)])
+    tail = jnp.concatenate([jnp.zeros(1, weights.dtype), jnp.cumsum(weights)])
     from_end = jnp.arange(size)
     lost_low = tail[jnp.clip(radius - from_end, 0, 2 * radius + 1)]
     lost_high = tail[jnp.clip(radius - from_end[::-1], 0, 2 * radius + 1)]

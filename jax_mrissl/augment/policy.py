@@ -42,13 +42,14 @@ class Policy:
             row_ids: int32 [B], each row's number in the whole batch: a row is drawn
                 the same on any layout of devices.
 
-        Returns: float32 [B, size, size, C'].
+        Returns: [B, size, size, C'], float32, or float64 where JAX is set to 64 bits.
         """
+        dtype = jnp.result_type(float)
         full_scale = jnp.iinfo(images.dtype).max
 
         def draw(row_id: Any, image: Any, box: Any) -> jax.Array:
             row_key = jax.random.fold_in(key, row_id)
-            image = image.astype(jnp.float32) / full_scale
+            image = image.astype(dtype) / full_scale
             image = self.crop(jax.random.fold_in(row_key, 0), image, box)
             for index, op in enumerate(self.ops, start=1):
                 image = op(jax.random.fold_in(row_key, index), image)

@@ -1,0 +1,209 @@
+"""What all commands share: flags, help, logging, and mistakes as plain lines."""
+
+import difflib
+import errno
+import inspect
+import logging as python_logging
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from jax_mrissl.core.errors import UserError
+
+_PACKAGE = Path(__file__).parents[1]
+_CONFIGS = _PACKAGE / 'configs'
+_HELP = ('-h', '--h', '-?', '--help', '-help', '--helpshort')
+_FAILED, _WRONG_FLAGS, _INTERRUPTED = 1, 2, 130  # exit codes, as shells have them
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run_command(main: Callable[[list[str]], object], doc: str | None) -> NoReturn:
+    """Runs a command with the flags of `sys.argv`; ends the process.
+
+    A mistake of use ends it with a few lines on stderr instead of a traceback, and code
+    1; one in the flags with code 2. Errors of ours keep their traceback.
+
+    Args:
+        main: gets the name of the program alone: a command takes flags, no arguments.
+        doc: the module's docstring, which --help shows; None: there is none.
+    """
+    _shorten_log_lines()
+
+    def parse(argv: list[str]) -> list[str]:
+        if any(argument in _HELP for argument in argv[1:]):
+            print(_help(doc))
+            sys.exit(0)
+        return _parse_flags(argv)
+
+    def run(argv: list[str]) -> int:
+        try:
+            main(argv)
+        except UserError as error:
+            return _say(str(error), _FAILED)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            where = f' ({error.filename})' if error.filename else ''
+            return _say(
+                f'The disk is full{where}. What was finished is intact: make room, and '
+                'start the same command again.',
+                _FAILED,
+            )
+        except KeyboardInterrupt:
+            return _say('Stopped. The same command goes on from here.', _INTERRUPTED)
+        return 0
+
+    app.run(run, flags_parser=parse)
+    raise AssertionError('app.run ends the process')
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags, or ends the process with what is wrong with them."""
+    try:
+        if 'config' in flags.FLAGS:
+            argv = _with_config_files(argv)
+            # ml_collections looks for overrides of fields there, not in `argv`.
+            sys.argv = argv
+            if not any(re.match(r'--?config(=|$)', a) for a in argv):
+                raise UserError(
+                    f'Say which experiment: --config=FILE, of {_known_configs()}.'
+                )
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(
+                f'Unexpected argument: {rest[1]!r}. Flags are written --name=value; '
+                'a value with spaces needs quotes.'
+            )
+    except UserError as error:
+        sys.exit(_say(str(error), _WRONG_FLAGS))
+    except flags.Error as error:
+        # What a config raised is buried under the tracebacks that wrap it.
+        cause = _first_user_error(error)
+        words = str(cause) if cause else f'{error}\n--help lists the flags.'
+        sys.exit(_say(words.replace(': ?', '?').replace(' ?', '?'), _WRONG_FLAGS))
+    except (AttributeError, KeyError, TypeError) as error:
+        if _passes_through(error.__traceback__, 'get_config'):
+            raise  # a bug of the config file, for its author
+        sys.exit(_say(_wrong_field(error, argv), _WRONG_FLAGS))
+    return rest
+
+
+def _with_config_files(argv: Sequence[str]) -> list[str]:
+    """Replaces `configs/X.py`, where it does not exist, by the package's own copy."""
+    result = list(argv)
+    for index, argument in enumerate(result[1:], 1):
+        if argument == '--':
+            break
+        name, equals, value = argument.partition('=')
+        if name not in ('--config', '-config'):
+            continue
+        if equals:
+            result[index] = f'{name}={_config_file(value)}'
+        elif index + 1 < len(result):
+            result[index + 1] = _config_file(result[index + 1])
+    return result
+
+
+def _config_file(value: str) -> str:
+    """Finds the file of 'FILE:SCALE', here or in the package."""
+    name, colon, scale = value.partition(':')
+    if Path(name).is_file():
+        return value
+    ours = _CONFIGS / Path(name).name
+    if Path(name).parent.name in ('', 'configs') and ours.is_file():
+        return f'{ours}{colon}{scale}'
+    stems = [path.stem for path in _CONFIGS.glob('[!_]*.py')]
+    near = difflib.get_close_matches(Path(name).stem, stems, n=1)
+    hint = f' Did you mean configs/{near[0]}.py?' if near else ''
+    raise UserError(f'There is no config file {name}.{hint} Known: {_known_configs()}.')
+
+
+def _known_configs() -> str:
+    return ', '.join(sorted(f'configs/{p.name}' for p in _CONFIGS.glob('[!_]*.py')))
+
+
+def _first_user_error(error: BaseException | None) -> UserError | None:
+    """Finds the UserError that the others were raised in answer to."""
+    found = None
+    while error:
+        if isinstance(error, UserError):
+            found = error
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _passes_through(trace: TracebackType | None, function: str) -> bool:
+    while trace:
+        if trace.tb_frame.f_code.co_name == function:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _wrong_field(error: Exception, argv: Sequence[str]) -> str:
+    """Says which override names no field; ml_collections says what is near."""
+    inner: object = error
+    while isinstance(inner, BaseException) and inner.args:
+        inner = inner.args[0]  # a KeyError may be wrapped in an AttributeError
+    words = str(inner)
+    field = re.search(r"'(\w+)'", words)
+    near = re.search(r'Did you mean "(\w+)"', words)
+    named = rf'--?config\.(.*\.)?{field[1]}\b' if field else '$^'
+    flag = next((a.partition('=')[0] for a in argv if re.match(named, a)), '')
+    if not field or not flag:
+        return f'A flag --config.FIELD names no field of the config: {words}'
+    hint = f' Did you mean {near[1]!r}?' if near else ''
+    return (
+        f'Unknown field of the config: {field[1]!r}, in {flag}.{hint}\n'
+        'All fields and their defaults are in configs/base.py.'
+    )
+
+
+def _help(doc: str | None) -> str:
+    """Shows the docstring and the flags of the command itself."""
+    lines = [inspect.cleandoc(doc or ''), '', 'Flags:']
+    for flag in sorted(
+        flags.FLAGS.get_key_flags_for_module(sys.argv[0]), key=lambda flag: flag.name
+    ):
+        default = '' if flag.default in (None, [], '') else f' Default: {flag.default}.'
+        lines.append(f'  --{flag.name}')
+        lines += textwrap.wrap(
+            f'{flag.help}{default}',
+            width=88,
+            initial_indent='      ',
+            subsequent_indent='      ',
+        )
+    return '\n'.join([*lines, '', '--helpfull lists the flags of all libraries.'])
+
+
+def _say(words: str, code: int) -> int:
+    logging.flush()
+    print(words, file=sys.stderr)
+    return code
+
+
+def _shorten_log_lines() -> None:
+    """Logs '12:34:56 text'; of other packages only what is a warning or worse."""
+
+    def is_wanted(record: python_logging.LogRecord) -> bool:
+        ours = record.pathname.startswith(str(_PACKAGE))
+        return ours or record.levelno > python_logging.INFO or logging.level_debug()
+
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_ShortFormatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    handler.addFilter(is_wanted)
+
+
+class _ShortFormatter(python_logging.Formatter):
+    """Names the level only where it is worse than information."""
+
+    def formatMessage(self, record: python_logging.LogRecord) -> str:  # noqa: N802
+        if record.levelno > python_logging.INFO:
+            record.message = f'{record.levelname.lower()}: {record.message}'
+        return super().formatMessage(record)

@@ -1,0 +1,51 @@
+"""Runs an experiment: pretrain, finetune, evaluate, print the table.
+
+    python -m jax_mrissl.main --config=configs/barlow_brain.py:demo
+
+    python -m jax_mrissl.main --config=configs/barlow_brain.py \
+        --config.data_dir=data --config.pretrain.epochs=50 --workdir=runs/mine
+
+Started again, the same command goes on where it stopped, and does nothing that is done.
+Research use; not a medical device.
+"""
+
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from jax_mrissl.core.command import run_command
+from jax_mrissl.core.digest import digest
+from jax_mrissl.core.run_dir import write_json
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'The experiment: a file of configs/, and behind a colon its scale.'
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Where results go. Default: runs/NAME-DIGEST, from the config.'
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the experiment of the flags."""
+    del argv
+    # Imported late, so that --help and a typo are answered at once.
+    from jax_mrissl.stages.demo import prepare_simulated
+    from jax_mrissl.stages.run import run_experiment
+    from jax_mrissl.tasks.from_config import read_experiment
+
+    config = _CONFIG.value
+    experiment = read_experiment(config)
+    identity = {k: v for k, v in config.to_dict().items() if k != 'data_dir'}
+    workdir = Path(
+        _WORKDIR.value or Path('runs') / f'{config.name}-{digest(identity)[:8]}'
+    ).expanduser()
+    logging.info('Results go to %s.', workdir)
+    prepare_simulated(experiment)
+    write_json(workdir / 'config.json', config.to_dict())
+    table = run_experiment(experiment, workdir)
+    print(f'\n{table}\n\nWritten to {workdir}. Research use; not a medical device.')
+
+
+if __name__ == '__main__':
+    run_command(main, __doc__)

@@ -1,0 +1,1 @@
+"""Content-addressed stages: what is done is not done again."""

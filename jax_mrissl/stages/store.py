@@ -1,0 +1,42 @@
+"""Where stages keep their results, by content address."""
+
+from pathlib import Path
+from typing import Any
+
+from jax_mrissl.core.run_dir import read_json, write_json
+from jax_mrissl.stages.stage import Stage
+
+
+class Store:
+    """A folder with one folder for each stage."""
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def folder(self, stage: Stage) -> Path:
+        """Gives the stage's folder, made if need be, with its `stage.json`."""
+        folder = self._root / f'{stage.kind}-{stage.address[:12]}'
+        about = folder / 'stage.json'
+        if not about.exists():
+            write_json(
+                about,
+                {
+                    'kind': stage.kind,
+                    'address': stage.address,
+                    'params': stage.params,
+                    'inputs': [parent.address for parent in stage.inputs],
+                },
+            )
+        return folder
+
+    def is_done(self, stage: Stage) -> bool:
+        """Says whether the stage was finished."""
+        return (self.folder(stage) / 'done.json').exists()
+
+    def mark_done(self, stage: Stage, facts: Any) -> None:
+        """Records that the stage is finished; `facts` is JSON about its run."""
+        write_json(self.folder(stage) / 'done.json', facts)
+
+    def facts(self, stage: Stage) -> Any:
+        """Reads what was recorded when the stage was finished."""
+        return read_json(self.folder(stage) / 'done.json')

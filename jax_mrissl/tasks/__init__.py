@@ -1,0 +1,1 @@
+"""Pretraining and finetuning, from a config to a run directory."""

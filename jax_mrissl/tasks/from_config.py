@@ -1,0 +1,359 @@
+"""The only reader of the config: sections become typed plans."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jax_mrissl.augment import build_policy
+from jax_mrissl.augment.policy import Policy
+from jax_mrissl.core.build import build
+from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.data.pipeline import PLACEMENTS, Placement
+from jax_mrissl.models import ENCODERS
+from jax_mrissl.objectives import METHODS
+from jax_mrissl.objectives.objective import Objective
+from jax_mrissl.train.optimizer import OPTIMIZERS, Optimizer
+
+Json = Any
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+MODES = ('linear', 'full')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPlan:
+    """Which images: a prepared dataset's name, its split, where they are held."""
+
+    name: str
+    split: str = 'all'
+    placement: Placement = 'auto'
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What every stage of an experiment shares.
+
+    Attributes:
+        seed: of initialisation, shuffles and augmentation.
+        encoder: the network's section, JSON.
+        dtype: of the computation: 'float32' or 'bfloat16'.
+        parallel: 'mesh' or 'pmap'.
+        data_dir: where prepared datasets are.
+    """
+
+    seed: int
+    encoder: Json
+    dtype: str
+    parallel: str
+    data_dir: str
+
+    def build_encoder(self) -> Any:
+        """Makes the encoder network."""
+        return build(ENCODERS, self.encoder, where='config.encoder').module(
+            DTYPES[self.dtype]
+        )
+
+    def identity(self) -> Json:
+        """Gives what of this decides a stage's numbers."""
+        return {'seed': self.seed, 'encoder': self.encoder, 'dtype': self.dtype}
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainPlan:
+    """One pretraining stage, as declared.
+
+    Attributes:
+        where: the section's name in the config.
+        data: the images.
+        image_size: height and width of the views, in pixels.
+        batch_size: of the global batch.
+        epochs: length of the run.
+        method, optimizer, views: sections, JSON.
+        log_every: steps between lines of metrics.
+        checkpoint_every_epochs: epochs between checkpoints.
+        monitor_images: how many images the embedding's spread is measured on.
+    """
+
+    where: str
+    data: DataPlan
+    image_size: int
+    batch_size: int
+    epochs: int
+    method: Json
+    optimizer: Json
+    views: Json
+    log_every: int
+    checkpoint_every_epochs: int
+    monitor_images: int
+
+    def __post_init__(self):
+        _positive(
+            self,
+            'image_size',
+            'batch_size',
+            'epochs',
+            'log_every',
+            'checkpoint_every_epochs',
+            'monitor_images',
+        )
+
+    def build_optimizer(self) -> Optimizer:
+        """Makes the optimiser's declaration."""
+        return build(OPTIMIZERS, self.optimizer, where=f'{self.where}.optimizer')
+
+    def build_policies(self) -> tuple[Policy, ...]:
+        """Makes one policy per view."""
+        return _policies(self.views, self.image_size, f'{self.where}.views')
+
+    def build_objective(self, common: Common) -> Objective:
+        """Makes the method on its encoder."""
+        given = {
+            'encoder': common.build_encoder(),
+            'policies': self.build_policies(),
+            'dtype': DTYPES[common.dtype],
+            'param_dtype': jnp.float32,
+        }
+        return build(METHODS, self.method, where=f'{self.where}.method', given=given)
+
+    def identity(self) -> Json:
+        """Gives what of this decides the stage's numbers."""
+        return {
+            'split': self.data.split,
+            'image_size': self.image_size,
+            'batch_size': self.batch_size,
+            'epochs': self.epochs,
+            'method': self.method,
+            'optimizer': self.optimizer,
+            'views': self.views,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearPlan:
+    """Logistic regression on frozen features.
+
+    Attributes:
+        l2_strengths: the grid, chosen from by validation; 1 / C of scikit-learn.
+    """
+
+    l2_strengths: tuple[float, ...]
+
+    def identity(self) -> Json:
+        """Gives what of this decides the stage's numbers."""
+        return {'l2_strengths': list(self.l2_strengths)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FullPlan:
+    """Training of the whole network.
+
+    Attributes:
+        batch_size: of the global batch.
+        epochs: length of each fold's run; the best epoch by validation is kept.
+        optimizer, views: sections, JSON.
+        checkpoint_every_epochs: epochs between checkpoints.
+    """
+
+    batch_size: int
+    epochs: int
+    optimizer: Json
+    views: Json
+    checkpoint_every_epochs: int
+
+    def __post_init__(self):
+        _positive(self, 'batch_size', 'epochs', 'checkpoint_every_epochs')
+
+    def identity(self) -> Json:
+        """Gives what of this decides the stage's numbers."""
+        return {
+            'batch_size': self.batch_size,
+            'epochs': self.epochs,
+            'optimizer': self.optimizer,
+            'views': self.views,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetunePlan:
+    """Finetuning and its evaluation, as declared.
+
+    Attributes:
+        data: the labelled images.
+        task: 'severity3', 'severity4' or 'classes'.
+        modes: of 'linear' and 'full', in the order of the table.
+        image_size: height and width of the network's input, in pixels.
+        slices_per_group: the central slices of a subject that are used; 0 for all.
+        folds: of the cross-validation.
+        fold_seed: which of the possible folds.
+        evaluation_batch_size: of the global batch in evaluation.
+        bootstrap_resamples: behind every interval.
+        linear, full: the modes.
+    """
+
+    data: DataPlan
+    task: str
+    modes: tuple[str, ...]
+    image_size: int
+    slices_per_group: int
+    folds: int
+    fold_seed: int
+    evaluation_batch_size: int
+    bootstrap_resamples: int
+    evaluation_view: Json
+    linear: LinearPlan
+    full: FullPlan
+
+    def __post_init__(self):
+        _positive(self, 'image_size', 'evaluation_batch_size', 'bootstrap_resamples')
+        if self.folds < 3:
+            raise UserError(f'finetune.folds is {self.folds}; at least 3.')
+        if self.slices_per_group < 0:
+            raise UserError('finetune.slices_per_group is negative; 0 means all.')
+        if not self.modes:
+            raise UserError(f'finetune.modes is empty; of {", ".join(MODES)}.')
+        for mode in self.modes:
+            expect_known(mode, MODES, 'mode in finetune.modes')
+
+    def build_evaluation_policy(self) -> Policy:
+        """Makes the view that evaluation looks at."""
+        [policy] = _policies(
+            [self.evaluation_view], self.image_size, 'finetune.evaluation_view'
+        )
+        return policy
+
+    def build_training_policy(self) -> Policy:
+        """Makes the view that full finetuning learns from."""
+        [policy] = _policies(self.full.views, self.image_size, 'finetune.full.views')
+        return policy
+
+    def build_optimizer(self) -> Optimizer:
+        """Makes the optimiser's declaration of full finetuning."""
+        where = 'finetune.full.optimizer'
+        return build(OPTIMIZERS, self.full.optimizer, where=where)
+
+    def identity(self, mode: str) -> Json:
+        """Gives what of this decides the numbers of one mode."""
+        plan = self.linear if mode == 'linear' else self.full
+        return {
+            'split': self.data.split,
+            'task': self.task,
+            'mode': mode,
+            'image_size': self.image_size,
+            'slices_per_group': self.slices_per_group,
+            'folds': self.folds,
+            'fold_seed': self.fold_seed,
+            'evaluation_view': self.evaluation_view,
+            **plan.identity(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A whole experiment: a chain of pretraining stages, then finetuning.
+
+    Attributes:
+        name: for its folder and its rows in tables.
+        common: what every stage shares.
+        chain: the pretraining stages, each from the one before; empty: untrained.
+        finetune: what is asked of the encoder.
+        allow_overlap: whether pretraining may see images of the labelled set.
+    """
+
+    name: str
+    common: Common
+    chain: tuple[PretrainPlan, ...]
+    finetune: FinetunePlan
+    allow_overlap: bool
+
+
+def read_experiment(config: ConfigDict) -> Experiment:
+    """Makes the plans that a config declares.
+
+    Raises:
+        UserError: names the field that is wrong.
+    """
+    fields = config.to_dict()
+    dtype = fields['compute']
+    if dtype == 'auto':
+        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    expect_known(dtype, DTYPES, 'config.compute')
+    common = Common(
+        seed=fields['seed'],
+        encoder=_json(fields['encoder']),
+        dtype=dtype,
+        parallel=fields['parallel'],
+        data_dir=fields['data_dir'],
+    )
+    chain = []
+    for where in fields['chain']:
+        expect_known(where, fields, 'section in config.chain')
+        section = _json(fields[where])
+        section['data'] = _data(section['data'], f'config.{where}.data')
+        chain.append(_plan(PretrainPlan, section | {'where': f'config.{where}'}))
+    finetune = _json(fields['finetune'])
+    finetune['data'] = _data(finetune['data'], 'config.finetune.data')
+    finetune['modes'] = tuple(finetune['modes'])
+    linear = finetune['linear']
+    linear['l2_strengths'] = tuple(linear['l2_strengths'])
+    finetune['linear'] = _plan(LinearPlan, linear)
+    finetune['full'] = _plan(FullPlan, finetune['full'])
+    experiment = Experiment(
+        name=fields['name'],
+        common=common,
+        chain=tuple(chain),
+        finetune=_plan(FinetunePlan, finetune),
+        allow_overlap=fields['allow_overlap'],
+    )
+    _try_out(experiment)
+    return experiment
+
+
+def _try_out(experiment: Experiment) -> None:
+    """Builds everything once, so that mistakes show before any work is done."""
+    experiment.common.build_encoder()
+    for plan in experiment.chain:
+        plan.build_objective(experiment.common)
+        plan.build_optimizer()
+    experiment.finetune.build_evaluation_policy()
+    experiment.finetune.build_training_policy()
+    experiment.finetune.build_optimizer()
+
+
+def _data(section: Mapping[str, Any], where: str) -> DataPlan:
+    plan = _plan(DataPlan, section)
+    expect_known(plan.placement, PLACEMENTS, f'{where}.placement')
+    return plan
+
+
+def _plan(kind: Any, section: Mapping[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in section:
+        expect_known(name, known, f'field of the config ({kind.__name__})')
+    return kind(**section)
+
+
+def _policies(views: Json, size: int, where: str) -> tuple[Policy, ...]:
+    """Makes policies, with `size` for the crops that name none."""
+    policies = []
+    for index, (first, *rest) in enumerate(views):
+        ops = [{'size': size, **first}, *rest]
+        policies.append(build_policy(ops, where=f'{where}[{index}]'))
+    return tuple(policies)
+
+
+def _json(value: Any) -> Any:
+    """Copies plain values; tuples become lists, as they do in JSON."""
+    if isinstance(value, Mapping):
+        return {k: _json(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_json(v) for v in value]
+    return value
+
+
+def _positive(plan: Any, *names: str) -> None:
+    for name in names:
+        if getattr(plan, name) < 1:
+            raise UserError(f'{name} is {getattr(plan, name)}; at least 1.')

@@ -1,0 +1,190 @@
+"""One device, jit over a mesh, pmap: the same numbers, for every objective."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_mrissl.augment import build_policy
+from jax_mrissl.augment.recipes import barlow_views, finetune_views
+from jax_mrissl.core.batch import Batch
+from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.pipeline import Resident, Rows, fetch
+from jax_mrissl.models import ENCODERS
+from jax_mrissl.objectives.barlow import BarlowTwins
+from jax_mrissl.objectives.classifier import Classifier
+from jax_mrissl.tasks.programs import training_program
+from jax_mrissl.train.optimizer import LARS, WarmupCosine
+from jax_mrissl.train.parallel import MeshParallel, PmapParallel, choose_parallel
+from jax_mrissl.train.state import initial_state
+
+SIZE, ROWS, STEPS = 16, 16, 5
+LAYOUTS = [(MeshParallel, 2), (MeshParallel, 4), (PmapParallel, 2), (PmapParallel, 4)]
+
+
+def policies(views):
+    return tuple(
+        build_policy([{'size': SIZE, **crop}, *ops], where='views')
+        for crop, *ops in views
+    )
+
+
+def objective(name, dtype):
+    types = dict(dtype=dtype, param_dtype=dtype)
+    encoder = ENCODERS['resnet_tiny']().module(**types)
+    if name == 'barlow':
+        return BarlowTwins(encoder, policies(barlow_views()), (16, 16), **types)
+    return Classifier(encoder, policies(finetune_views()), 3, param_dtype=dtype)
+
+
+OBJECTIVES = ['barlow', 'classifier']
+
+
+def resident_set():
+    rng = np.random.default_rng(0)
+    return Resident(
+        image=rng.integers(0, 256, (40, 24, 24, 1), np.uint8),
+        box=np.tile(np.int32([2, 0, 20, 24]), (40, 1)),
+        label=rng.integers(0, 3, 40).astype(np.int32),
+    )
+
+
+def feeds():
+    rng = np.random.default_rng(1)
+    for step in range(STEPS):
+        mask = np.ones(ROWS, np.float32)
+        if step % 2:  # a last batch that is not full, unevenly over the devices
+            mask[11:] = 0
+        yield Rows(row=rng.permutation(40)[:ROWS].astype(np.int32), mask=mask)
+
+
+def keep_gradient():
+    """Passes gradients on, and keeps those of the first step in its state."""
+
+    def update(gradient, state, params=None):
+        count, kept = state
+        kept = jax.tree.map(lambda g, k: jnp.where(count == 0, g, k), gradient, kept)
+        return gradient, (count + 1, kept)
+
+    return optax.GradientTransformation(
+        lambda params: (jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params)),
+        update,
+    )
+
+
+OPTIMIZER = optax.chain(
+    keep_gradient(),
+    LARS(rate_per_256=0.5, bias_rate_per_256=0.05, weight_decay=1e-4).transform(
+        WarmupCosine(peak=0.2, warmup_steps=1, total_steps=STEPS)
+    ),
+)
+
+
+def initial(minimised, dtype):
+    state = jax.jit(
+        lambda key: initial_state(minimised, OPTIMIZER, key, (SIZE, SIZE, 3))
+    )(jax.random.key(0))
+    widen = functools.partial(jax.tree.map, lambda x: _cast(x, dtype))
+    return state.replace(params=widen(state.params), opt_state=widen(state.opt_state))
+
+
+def _cast(leaf, dtype):
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def train(parallel, name, dtype):
+    minimised = objective(name, dtype)
+    step = training_program(minimised, OPTIMIZER, parallel)
+    state = parallel.replicate(initial(minimised, dtype))
+    source = parallel.replicate(resident_set())
+    key = parallel.replicate(jax.random.key(7))
+    losses, statistics = [], None
+    for feed in feeds():
+        state, metrics = step(state, source, parallel.place_feed(feed), key)
+        losses.append(float(metrics['loss']))
+        statistics = statistics or jax.device_get(state.model_state)
+    assert step.traces.count == 1
+    return jax.device_get(state), losses, statistics
+
+
+def layout(kind, count):
+    return kind(tuple(jax.devices()[:count]))
+
+
+@functools.cache
+def alone(name, dtype):
+    return train(layout(MeshParallel, 1), name, dtype)
+
+
+def assert_close(one, two, tolerance):
+    leaves, other = (jax.tree_util.tree_leaves_with_path(t) for t in (one, two))
+    for (path, a), (_, b) in zip(leaves, other, strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        scale = max(np.abs(b).max(initial=0), 1e-12)
+        np.testing.assert_allclose(
+            a / scale, b / scale, atol=tolerance, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+@pytest.mark.parametrize(('kind', 'count'), LAYOUTS)
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_numbers_are_those_of_one_device(float64, name, kind, count):
+    one, one_losses, one_statistics = alone(name, jnp.float64)
+    many, losses, statistics = train(layout(kind, count), name, jnp.float64)
+    np.testing.assert_allclose(losses[0], one_losses[0], rtol=1e-9)
+    (_, one_gradient), (_, gradient) = one.opt_state[0], many.opt_state[0]
+    assert_close(gradient, one_gradient, 1e-9)
+    assert_close(statistics, one_statistics, 1e-9)
+    # After five steps:
+    np.testing.assert_allclose(losses, one_losses, rtol=1e-7)
+    assert_close(many.params, one.params, 1e-7)
+    assert_close(many.model_state, one.model_state, 1e-7)
+
+
+@pytest.mark.parametrize(('kind', 'count'), [(MeshParallel, 4), (PmapParallel, 4)])
+def test_first_loss_in_float32_is_that_of_one_device(kind, count):
+    _, one, _ = alone('barlow', jnp.float32)
+    _, many, _ = train(layout(kind, count), 'barlow', jnp.float32)
+    np.testing.assert_allclose(many[0], one[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_loss_falls_on_few_images(name):
+    minimised = objective(name, jnp.float32)
+    optimizer = optax.adam(1e-2)
+    parallel = layout(MeshParallel, 1)
+    step = training_program(minimised, optimizer, parallel)
+    state = jax.jit(
+        lambda key: initial_state(minimised, optimizer, key, (SIZE, SIZE, 3))
+    )(jax.random.key(0))
+    assert set(state.params) == set(state.model_state) == {'encoder', 'head'}
+    state, source = parallel.replicate(state), parallel.replicate(resident_set())
+    feed = parallel.place_feed(Rows(np.arange(16, dtype=np.int32), np.ones(16, 'f')))
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state, source, feed, jax.random.key(0))
+        losses.append(float(metrics['loss']))
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]), losses
+
+
+def test_row_ids_number_the_whole_batch():
+    ids = jax.pmap(lambda _: BatchAxis('batch').row_ids(3), axis_name='batch')(
+        np.zeros(4)
+    )
+    np.testing.assert_array_equal(ids.ravel(), WHOLE_BATCH.row_ids(12))
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    with pytest.raises(UserError, match=r'multiple of 4, such as 28 or 32'):
+        choose_parallel('mesh', 30)
+    with pytest.raises(UserError, match="'mesh' or 'pmap'"):
+        choose_parallel('mash', 32)
+
+
+def test_a_feed_of_images_is_taken_as_it_is():
+    batch = Batch(*(np.zeros(1) for _ in range(4)))
+    assert fetch((), batch) is batch
