@@ -1,0 +1,1 @@
+"""Raw folders to prepared datasets, and prepared datasets to batches."""

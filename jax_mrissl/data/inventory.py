@@ -1,0 +1,205 @@
+"""Which raw files there are, and whether the folder is the right one."""
+
+import dataclasses
+import hashlib
+import hmac
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.spec import DatasetSpec, plain
+
+# What operating systems and archives leave behind.
+_LITTER = {'thumbs.db', 'desktop.ini', '__macosx'}
+# How far below the given folder the right one is looked for.
+_SEARCH_LEVELS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class RawFile:
+    """One file of a raw folder.
+
+    Attributes:
+        source: which raw folder it is from.
+        path: relative to that folder, with '/'.
+        file: where it is.
+    """
+
+    source: str
+    path: str
+    file: Path
+
+
+def list_files(
+    spec: DatasetSpec, raw_dirs: Sequence[Path], *, leave_out: Iterable[Path] = ()
+) -> list[RawFile]:
+    """Lists the files of all raw folders, in an order that the disk does not choose.
+
+    Raises:
+        UserError: a folder is missing, empty or not the one that the dataset expects.
+    """
+    out = {path.resolve() for path in leave_out}
+    files = []
+    for source, folder in zip(_source_names(spec, raw_dirs), raw_dirs, strict=True):
+        check_folder(spec, folder)
+        found = [
+            RawFile(source, path.relative_to(folder).as_posix(), path)
+            for path in _walk(folder)
+            if path.resolve() not in out
+        ]
+        if not found:
+            raise UserError(f'There are no files in {folder}.\n{_wanted(spec)}')
+        files.extend(found)
+    return sorted(files, key=lambda f: (f.source, f.path))
+
+
+def check_folder(spec: DatasetSpec, folder: Path) -> None:
+    """Raises UserError, naming the right folder if it is near, unless this is it."""
+    if not folder.is_dir():
+        what = 'is a file, not a folder' if folder.exists() else 'does not exist'
+        raise UserError(f'The raw folder {folder} {what}.\n{_wanted(spec)}')
+    if not spec.needs_class_folders:
+        return
+    here = folder.resolve()
+    above = next((p for p in here.parents if _is_complete(spec, p)), None)
+    if _fits(spec, folder) and not (above and plain(here.name) in _splits(spec)):
+        return
+    if above and here.relative_to(above).parts[:1]:
+        inside = f'it is inside the folder that is expected, {above}'
+        raise UserError(
+            f'The raw folder {folder} is too deep: {inside}.\nUse --raw_dir="{above}".'
+        )
+    below = next((p for p in _below(folder, _SEARCH_LEVELS) if _fits(spec, p)), None)
+    if below:
+        raise UserError(
+            f'The raw folder {folder} is too high: the class folders are further down.'
+            f'\nUse --raw_dir="{below}".'
+        )
+    raise UserError(
+        f'The raw folder {folder} has none of the class folders that {spec.name} '
+        f'consists of.\n{_wanted(spec)}'
+    )
+
+
+def hash_files(
+    files: Sequence[RawFile], *, workers: int, advance: Callable[[int], None]
+) -> list[str]:
+    """Gives the SHA-256 of each file's bytes; '' for a file that cannot be read."""
+
+    def sha256(file: RawFile) -> str:
+        try:
+            if not file.file.is_file():  # a pipe would block for ever
+                return ''
+            with open(file.file, 'rb') as stream:
+                return hashlib.file_digest(stream, 'sha256').hexdigest()
+        except OSError:
+            return ''
+
+    hashes = []
+    with ThreadPoolExecutor(workers) as pool:
+        for value in pool.map(sha256, files):
+            hashes.append(value)
+            advance(1)
+    return hashes
+
+
+def raw_digest(files: Sequence[RawFile], hashes: Sequence[str]) -> str:
+    """Gives the identity of all raw files: their bytes and where they lie."""
+    digest = hashlib.sha256(b'raw files\n')
+    for file, sha256 in zip(files, hashes, strict=True):
+        digest.update(f'{file.source}\0{file.path}\0{sha256}\n'.encode())
+    return digest.hexdigest()
+
+
+def derive_key(hashes: Iterable[str]) -> bytes:
+    """Derives the key of all keyed hashes from the bytes of the raw files.
+
+    Who has all files can derive it, and knows their names anyway; nobody else can
+    guess it. It is the same on every copy, so that a set can be prepared again.
+    """
+    content = '\n'.join(sorted(hashes)).encode()
+    return hmac.digest(b'jax_mrissl key of a prepared dataset', content, 'sha256')
+
+
+def _source_names(spec: DatasetSpec, raw_dirs: Sequence[Path]) -> list[str]:
+    """Names each folder; alone, it is called as the set, whatever its own name says."""
+    if len(raw_dirs) == 1:
+        return [spec.name]
+    paths = [folder.resolve() for folder in raw_dirs]
+    if len(set(paths)) < len(paths):
+        raise UserError('The same --raw_dir is given twice.')
+    for folder in paths:
+        if outer := next((p for p in paths if p in folder.parents), None):
+            raise UserError(f'--raw_dir={folder} is inside --raw_dir={outer}.')
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f'{path.parent.name}/{path.name}' for path in paths]
+    if len(set(names)) < len(names):
+        names = [f'{i}/{path.name}' for i, path in enumerate(paths, 1)]
+    return names
+
+
+def _walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yields all files below; follows links, but not round in circles."""
+    seen |= {folder.resolve()}
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise UserError(
+            f'There is no permission to read the folder {folder}.'
+        ) from error
+    for entry in entries:
+        if entry.name.startswith('.') or entry.name.casefold() in _LITTER:
+            continue
+        path = Path(entry.path)
+        if not entry.is_dir():
+            yield path
+        elif path.resolve() not in seen:
+            yield from _walk(path, seen)
+
+
+def _splits(spec: DatasetSpec) -> set[str]:
+    return {plain(split) for split in spec.splits}
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir())
+    except OSError:
+        return []
+
+
+def _has_classes(spec: DatasetSpec, folder: Path) -> bool:
+    """Says whether at least half of the classes have a folder right here."""
+    found = {spec.label_of_folder(p.name) for p in _subfolders(folder)} - {-1}
+    return bool(found) and 2 * len(found) >= len(spec.classes)
+
+
+def _fits(spec: DatasetSpec, folder: Path) -> bool:
+    return _has_classes(spec, folder) or _is_complete(spec, folder)
+
+
+def _is_complete(spec: DatasetSpec, folder: Path) -> bool:
+    """Says whether there are split folders here, with class folders in them."""
+    inside = [p for p in _subfolders(folder) if plain(p.name) in _splits(spec)]
+    return any(_has_classes(spec, p) for p in inside)
+
+
+def _below(folder: Path, levels: int) -> Iterator[Path]:
+    """Yields folders below, nearest first; link loops end with the levels."""
+    level = [folder]
+    for _ in range(levels):
+        level = [child for parent in level for child in _subfolders(parent)]
+        yield from level
+
+
+def _wanted(spec: DatasetSpec) -> str:
+    layout = spec.layout.replace('\n', '\n  ')
+    return (
+        f'Expected is this layout:\n  {layout}\n'
+        f'Source: {spec.source}\nTerms: {spec.terms}\n'
+        f'Then: python -m jax_mrissl.prepare --dataset={spec.name} --raw_dir=DIR '
+        '--data_dir=DIR'
+    )

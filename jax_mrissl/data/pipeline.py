@@ -1,0 +1,259 @@
+"""From a prepared dataset to what each step reads; position is the global step."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jax_mrissl.core.batch import Batch
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.prepared import PreparedSet
+
+Placement = Literal['auto', 'device', 'host', 'stream']
+PLACEMENTS = ('auto', 'device', 'host', 'stream')
+
+
+@struct.dataclass
+class Resident:
+    """A whole set on the accelerator: image [n, H, W, C], box [n, 4], label [n]."""
+
+    image: Any
+    box: Any
+    label: Any
+
+
+@struct.dataclass
+class Rows:
+    """A batch of a resident set: row numbers, int32 [b]; mask, float32 [b]."""
+
+    row: Any
+    mask: Any
+
+
+def fetch(source: Any, feed: Any) -> Batch:
+    """Gives the batch of a feed, inside the compiled step.
+
+    Args:
+        source: a `Resident` set where the feed is `Rows`; else unused.
+        feed: a `Batch` as it is, or `Rows` to be gathered.
+    """
+    if isinstance(feed, Batch):
+        return feed
+
+    def take(values: jax.Array) -> jax.Array:
+        return jnp.take(values, feed.row, axis=0, mode='clip')
+
+    return Batch(
+        image=take(source.image),
+        box=take(source.box),
+        label=take(source.label),
+        mask=feed.mask,
+    )
+
+
+class _Range:
+    """The integers below `count`, as a source that Grain can shuffle."""
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> np.int32:
+        return np.int32(index)
+
+    def __repr__(self) -> str:
+        return f'_Range({self._count})'
+
+
+def batch_rows(
+    count: int, batch_size: int, seed: int, steps_per_epoch: int
+) -> grain.MapDataset:
+    """Says which rows each step reads; element t is int32 [batch_size].
+
+    Every epoch is another shuffle of all rows, of which the first `steps_per_epoch`
+    batches are read. Element t depends on these arguments and t alone.
+
+    Raises:
+        UserError: the set is smaller than an epoch.
+    """
+    used = steps_per_epoch * batch_size
+    if not 0 < used <= count:
+        raise UserError(
+            f'{count} images do not make {max(steps_per_epoch, 1)} batches of '
+            f'{batch_size}: set batch_size to at most {count}.'
+        )
+    rows = grain.MapDataset.source(_Range(count)).seed(seed).shuffle()
+    return rows[:used].repeat().batch(batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """This process's share of every batch: rows `index` of `count` equal blocks."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Gives this process's rows of a batch."""
+        share = len(rows) // self.count
+        return rows[self.index * share : (self.index + 1) * share]
+
+
+def choose_placement(
+    placement: Placement, prepared: PreparedSet, *, share: float = 0.25
+) -> Placement:
+    """Settles 'auto': on the accelerator if the set takes at most `share` of it.
+
+    A CPU counts as an accelerator whose memory is the host's, of which the set then
+    takes the share; a backend that does not tell its memory gets 'host'.
+    """
+    if placement not in PLACEMENTS:
+        raise UserError(
+            f'placement is {placement!r}; one of {", ".join(map(repr, PLACEMENTS))}.'
+        )
+    if placement != 'auto':
+        return placement
+    height, width, channels = prepared.image_shape
+    size = len(prepared) * height * width * channels
+    device = jax.local_devices()[0]
+    if device.platform == 'cpu':
+        return 'device' if size < share * _host_memory() else 'stream'
+    limit = (device.memory_stats() or {}).get('bytes_limit', 0)
+    if size < share * limit:
+        return 'device'
+    return 'host' if size < share * _host_memory() else 'stream'
+
+
+def _host_memory() -> int:
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def resident(prepared: PreparedSet) -> Resident:
+    """Decodes a whole set, for the accelerator; on the host as yet."""
+    return Resident(
+        image=prepared.all_images(), box=prepared.boxes, label=prepared.labels
+    )
+
+
+def row_feeds(
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    steps_per_epoch: int,
+    seed: int,
+    first_step: int,
+    shard: Shard,
+) -> Iterator[Rows]:
+    """Gives the feeds of a training run on some rows of a resident set, without end.
+
+    Args:
+        rows: int [n], the rows that are trained on.
+        batch_size: of the global batch.
+        steps_per_epoch: batches of an epoch.
+        seed: of the shuffles.
+        first_step: the global step of the first feed.
+        shard: this process's share.
+    """
+    order = _shares(len(rows), batch_size, steps_per_epoch, seed, first_step, shard)
+    rows = np.asarray(rows, np.int32)
+    mask = np.ones(batch_size // shard.count, np.float32)
+    return _iterate(order.map(lambda r: Rows(row=rows[r], mask=mask)), threads=0)
+
+
+def open_input(
+    prepared: PreparedSet,
+    placement: Placement,
+    *,
+    batch_size: int,
+    steps_per_epoch: int,
+    seed: int,
+    first_step: int,
+    shard: Shard,
+) -> tuple[Any, Iterator[Any]]:
+    """Opens the input of a training run; the batches do not depend on the placement.
+
+    Args:
+        prepared: the images.
+        placement: 'device', 'host' or 'stream'.
+        batch_size: of the global batch.
+        steps_per_epoch: batches of an epoch.
+        seed: of the shuffles.
+        first_step: the global step of the first batch.
+        shard: this process's share.
+
+    Returns:
+        What is to be put on every device (a `Resident` set, or nothing), and the feeds
+        from `first_step` on, without end: `Rows` or `Batch`, on the host.
+    """
+    count = len(prepared)
+    if placement == 'device':
+        feeds = row_feeds(
+            np.arange(count),
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            seed=seed,
+            first_step=first_step,
+            shard=shard,
+        )
+        return resident(prepared), feeds
+    if placement == 'host':
+        images = prepared.all_images()
+
+        def read(r: np.ndarray) -> np.ndarray:
+            return images[r]
+    else:
+        read = prepared.images
+    mask = np.ones(batch_size // shard.count, np.float32)
+
+    def batch(r: np.ndarray) -> Batch:
+        return Batch(
+            image=read(r), box=prepared.boxes[r], label=prepared.labels[r], mask=mask
+        )
+
+    order = _shares(count, batch_size, steps_per_epoch, seed, first_step, shard)
+    return (), _iterate(order.map(batch), threads=4)
+
+
+def _shares(
+    count: int,
+    batch_size: int,
+    steps_per_epoch: int,
+    seed: int,
+    first_step: int,
+    shard: Shard,
+) -> grain.MapDataset:
+    if batch_size % shard.count:
+        raise UserError(
+            f'A batch of {batch_size} cannot be shared by {shard.count} processes.'
+        )
+    rows = batch_rows(count, batch_size, seed, steps_per_epoch)
+    return rows[first_step:].map(shard.of)
+
+
+def _iterate(dataset: grain.MapDataset, *, threads: int) -> Iterator[Any]:
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(dataset.to_iter_dataset(options))
+
+
+def evaluation_feeds(rows: np.ndarray, batch_size: int) -> Iterator[Rows]:
+    """Cuts rows into batches of one size; the last is filled up and masked.
+
+    Args:
+        rows: int [n], of a resident set.
+        batch_size: rows of every feed.
+    """
+    for start in range(0, len(rows), batch_size):
+        block = np.asarray(rows[start : start + batch_size], np.int32)
+        fill = batch_size - len(block)
+        yield Rows(
+            row=np.pad(block, (0, fill)),
+            mask=np.pad(np.ones(len(block), np.float32), (0, fill)),
+        )

@@ -1,0 +1,398 @@
+"""From the facts of all raw files to the rows of the dataset: what is kept, and how."""
+
+import dataclasses
+import hmac
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.inventory import RawFile
+from jax_mrissl.data.records import Row
+from jax_mrissl.data.scan import FileFacts, SliceFacts
+from jax_mrissl.data.spec import (
+    DatasetSpec,
+    EachImage,
+    FolderLevel,
+    HeaderSubject,
+    NeighbouringSlices,
+    PathPattern,
+)
+from jax_mrissl.data.subjects import groups_by_pixels, same_partition, slices_by_name
+from jax_mrissl.data.table import Table
+from jax_mrissl.readers.image import luma
+from jax_mrissl.readers.read import read
+
+DUPLICATE = 'pixels repeat another file'
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One image of a raw file, kept or not; a row of the private manifest.
+
+    Attributes:
+        file_id: keyed hash of its file's bytes and its place among equal files.
+        file: which raw file, by place in the list.
+        facts: of the image; None for a file that cannot be read.
+        reason: why it is not kept; '' if it is.
+        detail: more on that, private.
+        split, label, target, position, site: as stored.
+        subject: who is on it, as the raw files say it: private.
+        group: the keyed hash of that.
+        low, high: the values that become 0 and 255; NaN: it is a picture.
+    """
+
+    file_id: str
+    file: int
+    facts: SliceFacts | None
+    reason: str = ''
+    detail: str = ''
+    split: str = ''
+    label: int = -1
+    target: float = math.nan
+    position: float = math.nan
+    site: str = ''
+    subject: str = ''
+    group: str = ''
+    low: float = math.nan
+    high: float = math.nan
+
+    def row(self, raw: RawFile) -> Row:
+        """Gives what is needed to write its record."""
+        assert self.facts
+        return Row(
+            file=str(raw.file.resolve()),
+            frame=self.facts.frame,
+            low=self.low,
+            high=self.high,
+            label=self.label,
+            target=self.target,
+            group=self.group,
+            position=self.position,
+            site=self.site,
+            source=raw.source,
+            file_id=self.file_id,
+            pixel_sha256=self.facts.pixel_sha256,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What becomes of every image.
+
+    Attributes:
+        items: all, ordered by `file_id`.
+        channels: of all stored images.
+        turned_gray: colour images that are stored gray.
+        subjects_by: how subjects were found, a sentence for the card.
+        gap: of the pixel rule, if it was used: least correlation within a subject and
+            greatest between two.
+    """
+
+    items: tuple[Item, ...]
+    channels: int
+    turned_gray: int
+    subjects_by: str
+    gap: tuple[float, float] | None
+
+    def kept(self, split: str) -> list[Item]:
+        """Gives the records of a split, in their order."""
+        return [item for item in self.items if not item.reason and item.split == split]
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of the splits that hold anything."""
+        return sorted({item.split for item in self.items if not item.reason})
+
+
+def make_plan(
+    spec: DatasetSpec,
+    files: Sequence[RawFile],
+    hashes: Sequence[str],
+    facts: Sequence[FileFacts],
+    *,
+    key: bytes,
+    table: Table | None,
+) -> Plan:
+    """Decides about every image; the order of the files changes nothing.
+
+    Args:
+        spec: the declaration.
+        files: all raw files.
+        hashes: SHA-256 of each file's bytes.
+        facts: of each file.
+        key: of the keyed hashes.
+        table: what a CSV file says of the raw files, or None.
+
+    Raises:
+        UserError: nothing is left, or the subjects cannot be found.
+    """
+    items = _described(spec, files, hashes, facts, key, table)
+    items = _drop_duplicates(items, files)
+    if all(item.reason for item in items):
+        reasons = Counter(item.reason for item in items)
+        told = ', '.join(f'{count} x {reason}' for reason, count in reasons.items())
+        raise UserError(f'No image can be used. Of {len(files)} files: {told}.')
+    items, subjects_by, gap = _with_subjects(spec, items, files, table)
+    items = _with_limits(spec, items, files)
+    kept = [item.facts for item in items if not item.reason and item.facts]
+    coloured = sum(facts.colour > 0 for facts in kept)
+    channels = spec.channels
+    if channels == 'as found':
+        channels = 3 if coloured else 1
+    grouped = []
+    for item in items:
+        # Without a subject, an image stands for itself.
+        who = item.subject or (item.facts and f'image {item.facts.pixel_sha256}') or ''
+        group = '' if item.reason else keyed_hash(key, 'subject', who)
+        grouped.append(dataclasses.replace(item, group=group))
+    return Plan(
+        items=tuple(sorted(grouped, key=lambda item: (item.file_id, item.file))),
+        channels=channels,
+        turned_gray=coloured if channels == 1 else 0,
+        subjects_by=subjects_by,
+        gap=gap,
+    )
+
+
+def keyed_hash(key: bytes, kind: str, value: str) -> str:
+    """Gives the HMAC-SHA256 of a value, 32 hex digits: enough for any set."""
+    return hmac.digest(key, f'{kind}\0{value}'.encode(), 'sha256').hex()[:32]
+
+
+def _described(
+    spec: DatasetSpec,
+    files: Sequence[RawFile],
+    hashes: Sequence[str],
+    facts: Sequence[FileFacts],
+    key: bytes,
+    table: Table | None,
+) -> list[Item]:
+    """Gives the images of all files with what path and table say of each."""
+    twins: Counter[str] = Counter()
+    items = []
+    for number, (raw, sha256, found) in enumerate(
+        zip(files, hashes, facts, strict=True)
+    ):
+        twins[sha256] += 1
+        identity = f'{sha256} {twins[sha256]}'
+        told = table.rows.get(number) if table else None
+        label = spec.label_of(raw.path)
+        if not found.slices:
+            items.append(
+                Item(
+                    file_id=keyed_hash(key, 'file', identity),
+                    file=number,
+                    facts=None,
+                    reason=found.reason,
+                    detail=found.detail,
+                    split=spec.split_of(raw.path),
+                    label=label,
+                )
+            )
+            continue
+        if told and told.label:
+            label = spec.classes.index(told.label)
+        target = spec.targets[label] if spec.targets and label >= 0 else math.nan
+        if told and not math.isnan(told.target):
+            target = told.target
+        for image in found.slices:
+            position = image.position
+            if spec.position:
+                position = float(spec.position.find(raw.path) or math.nan)
+            items.append(
+                Item(
+                    file_id=keyed_hash(key, 'file', f'{identity} {image.frame}'),
+                    file=number,
+                    facts=image,
+                    reason='blank image' if image.blank else '',
+                    split=spec.split_of(raw.path),
+                    label=label,
+                    target=target,
+                    position=position,
+                    site=keyed_hash(key, 'site', told.site)
+                    if told and told.site
+                    else '',
+                )
+            )
+    return items
+
+
+def _drop_duplicates(items: list[Item], files: Sequence[RawFile]) -> list[Item]:
+    """Keeps one of the images with equal pixels: labelled first, then by path.
+
+    Copies that contradict each other in their label are no evidence for either: the
+    one that is kept is unlabelled.
+    """
+    by_pixels: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        if item.facts and not item.reason:
+            by_pixels.setdefault(item.facts.pixel_sha256, []).append(index)
+    result = list(items)
+    for copies in by_pixels.values():
+        copies.sort(key=lambda i: (items[i].label < 0, _order(items[i], files)))
+        labels = {items[i].label for i in copies} - {-1}
+        if len(labels) > 1:
+            first = items[copies[0]]
+            result[copies[0]] = dataclasses.replace(first, label=-1, target=math.nan)
+        for index in copies[1:]:
+            result[index] = dataclasses.replace(items[index], reason=DUPLICATE)
+    return result
+
+
+def _order(item: Item, files: Sequence[RawFile]) -> tuple[Any, ...]:
+    frame = item.facts.frame if item.facts else 0
+    return files[item.file].source, files[item.file].path, frame
+
+
+def _with_subjects(
+    spec: DatasetSpec, items: list[Item], files: Sequence[RawFile], table: Table | None
+) -> tuple[list[Item], str, tuple[float, float] | None]:
+    rule = spec.subject
+    gap = None
+    if isinstance(rule, NeighbouringSlices):
+        items, told, gap = _by_likeness(rule, items, files)
+    elif isinstance(rule, PathPattern | FolderLevel):
+        items = [_by_path(rule, item, files[item.file]) for item in items]
+        told = 'Subjects are read from the paths of the files.'
+    elif isinstance(rule, HeaderSubject):
+        items = [
+            dataclasses.replace(item, subject=item.facts.subject if item.facts else '')
+            for item in items
+        ]
+        told = 'Subjects are the PatientID of DICOM; each picture is its own subject.'
+    else:
+        assert isinstance(rule, EachImage)
+        told = 'Each image is its own subject: nothing tells more.'
+    if table and 'group' in table.columns:
+        rows = {number: row.group for number, row in table.rows.items() if row.group}
+        items = [
+            dataclasses.replace(item, subject=rows.get(item.file, item.subject))
+            for item in items
+        ]
+        told = f'Subjects are read from the table; where it is silent: {told}'
+    if all(item.reason for item in items):
+        raise UserError(
+            'No image is left: the rule for subjects fits the path of no file, as in '
+            f'{files[0].path!r}.'
+        )
+    return items, told, gap
+
+
+def _by_path(rule: PathPattern | FolderLevel, item: Item, raw: RawFile) -> Item:
+    subject = rule.find(raw.path)
+    if subject is None and not item.reason:
+        # Without its subject an image fits no fold.
+        return dataclasses.replace(item, reason='no subject in its path')
+    return dataclasses.replace(item, subject=subject or '')
+
+
+def _by_likeness(
+    rule: NeighbouringSlices, items: list[Item], files: Sequence[RawFile]
+) -> tuple[list[Item], str, tuple[float, float] | None]:
+    """Finds subjects by names and pixels; names are believed unless contradicted."""
+    # In an order that no name decides, so that renamed copies give the same numbers.
+    rows = sorted(
+        (i for i, item in enumerate(items) if not item.reason),
+        key=lambda i: items[i].facts.pixel_sha256,  # type: ignore[union-attr]
+    )
+    named = _by_names(items, files) if rule.names == 'kaggle_alzheimer' else {}
+    by_name = all(row in named for row in rows)
+    labels = [items[row].label for row in rows]
+    failure = ''
+    try:
+        found = groups_by_pixels([_gray(items[row], files) for row in rows], labels)
+    except UserError as error:
+        if not by_name:
+            raise
+        failure = str(error).partition('\n')[0]
+    if by_name and failure:
+        told = f'Subjects are told by file names; unchecked by pixels: {failure}'
+        return _named(items, named), told, None
+    gap = found.between, found.within
+    words = (
+        f'slices of one subject correlate at {found.within:.4f} or more with a '
+        f'neighbour, slices of two at {found.between:.4f} or less'
+    )
+    if by_name and same_partition(
+        [named[row][0] for row in rows], found.groups.tolist()
+    ):
+        told = f'Subjects are told by file names, and the pixels agree: {words}.'
+        return _named(items, named), told, gap
+    first = {}
+    for row, group in zip(rows, found.groups, strict=True):
+        first.setdefault(int(group), items[row].facts.pixel_sha256)  # type: ignore[union-attr]
+    result = list(items)
+    for row, group, rank in zip(rows, found.groups, found.ranks, strict=True):
+        result[row] = dataclasses.replace(
+            items[row], subject=f'pixels {first[int(group)]}', position=float(rank + 1)
+        )
+    why = 'contradict the pixels' if by_name else 'do not tell them'
+    return result, f'Subjects are found by pixels, as file names {why}: {words}.', gap
+
+
+def _by_names(
+    items: list[Item], files: Sequence[RawFile]
+) -> dict[int, tuple[str, float]]:
+    """Gives subject and slice number by the rule of the Kaggle set, where it fits."""
+    by_class: dict[int, dict[str, int]] = {}
+    for index, item in enumerate(items):
+        name = Path(files[item.file].path).name
+        if name in by_class.setdefault(item.label, {}):
+            return {}
+        by_class[item.label][name] = index
+    told = {}
+    for label, places in by_class.items():
+        for name, (subject, number) in slices_by_name(places).items():
+            told[places[name]] = f'class {label} subject {subject}', float(number)
+    return told
+
+
+def _named(items: list[Item], named: dict[int, tuple[str, float]]) -> list[Item]:
+    result = list(items)
+    for row, (subject, number) in named.items():
+        result[row] = dataclasses.replace(items[row], subject=subject, position=number)
+    return result
+
+
+def _gray(item: Item, files: Sequence[RawFile]) -> np.ndarray:
+    assert item.facts
+    pixels = next(iter(read(files[item.file].file, item.facts.frame))).pixels
+    return np.nan_to_num(luma(pixels) if pixels.ndim == 3 else pixels)
+
+
+def _with_limits(
+    spec: DatasetSpec, items: list[Item], files: Sequence[RawFile]
+) -> list[Item]:
+    """Sets the range of values of each scan, by its series."""
+
+    def series(item: Item) -> tuple[str, ...]:
+        assert item.facts
+        if item.facts.series:
+            return files[item.file].source, item.facts.series
+        return files[item.file].source, files[item.file].path
+
+    pooled: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for item in items:
+        if item.facts and not item.facts.picture and not item.facts.blank:
+            pooled.setdefault(series(item), []).append(item.facts.quantiles)
+    limits = {
+        name: np.percentile(np.sort(np.concatenate(q)), spec.intensity.percentiles)
+        for name, q in pooled.items()
+    }
+    result = []
+    for item in items:
+        if item.facts and not item.facts.picture and not item.reason:
+            low, high = limits[series(item)]
+            if item.facts.window and item.facts.modality in spec.intensity.windowed:
+                low, high = item.facts.window
+            if not low < high:
+                item = dataclasses.replace(item, reason='blank image')
+            else:
+                item = dataclasses.replace(item, low=float(low), high=float(high))
+        result.append(item)
+    return result

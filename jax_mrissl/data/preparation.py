@@ -1,0 +1,533 @@
+"""Raw folders to a prepared dataset on disk, in one piece or not at all."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import tensorflow_datasets as tfds
+from absl import logging
+
+from jax_mrissl.core.digest import digest
+from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.core.progress import Progress
+from jax_mrissl.core.run_dir import read_json, write_atomically, write_json
+from jax_mrissl.data import catalog, records
+from jax_mrissl.data.card import card_text, make_card, rejects_text
+from jax_mrissl.data.demo import write_raw
+from jax_mrissl.data.inventory import (
+    RawFile,
+    derive_key,
+    hash_files,
+    list_files,
+    raw_digest,
+)
+from jax_mrissl.data.planning import Plan, make_plan
+from jax_mrissl.data.scan import FileFacts, from_json
+from jax_mrissl.data.sheet import choose_examples
+from jax_mrissl.data.spec import DatasetSpec, SubjectRule
+from jax_mrissl.data.table import Table, read_table
+from jax_mrissl.data.workers import Job, WorkerDied, perform
+from jax_mrissl.readers.image import decode_png
+from jax_mrissl.report.contact_sheet import SheetRow, contact_sheet
+
+# Raised by hand when the same files and options give other records than before.
+_FORMAT = 1
+
+_FILES_PER_JOB = 64
+# What a stored image takes at most, of its canvas: brain slices take a third.
+_BYTES_PER_PIXEL = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnFolder:
+    """What a user says of a dataset of their own (`--dataset=folder`).
+
+    Attributes:
+        name: of the prepared dataset.
+        classes: folder names that are the classes; (): those of the table, if any.
+        subject: how subjects are found; None: as the catalog says.
+        table: a CSV file (`data/table.py`), or None.
+    """
+
+    name: str = 'folder'
+    classes: tuple[str, ...] = ()
+    subject: SubjectRule | None = None
+    table: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What `prepare_dataset` leaves.
+
+    Attributes:
+        folder: the prepared dataset.
+        card: its card.
+        was_there: it had been prepared before, and nothing was done.
+    """
+
+    folder: Path
+    card: dict[str, Any]
+    was_there: bool
+
+
+def prepare_dataset(
+    name: str,
+    raw_dirs: Sequence[str | Path],
+    data_dir: str | Path,
+    *,
+    canvas: int,
+    version: str = '',
+    workers: int = 0,
+    overwrite: bool = False,
+    keep_private: bool = True,
+    own: OwnFolder | None = None,
+) -> Prepared:
+    """Prepares a dataset of the catalog.
+
+    Killed at any moment and called again, it goes on and ends with the same bytes. The
+    new set appears under its name when all of it is on the disk, and an earlier one
+    stays as it is until then.
+
+    Args:
+        name: of the catalog.
+        raw_dirs: folders of raw files, in any order; () for a simulated set, which
+            is then made in DATA_DIR/raw/NAME.
+        data_dir: where prepared datasets are.
+        canvas: height and width of the stored images, in pixels.
+        version: of the prepared dataset; '': as the catalog says.
+        workers: processes; 0: one for each CPU.
+        overwrite: replace an earlier set that differs.
+        keep_private: write private/, which alone tells files and patients.
+        own: what is said of the files of 'folder'.
+
+    Raises:
+        UserError: a mistake of use, other data under this name, or a full disk.
+    """
+    spec = catalog.find(name)
+    if own and name != 'folder':
+        raise UserError(
+            'Only --dataset=folder takes a name, classes, a group or a table.'
+        )
+    own = own or OwnFolder()
+    if name == 'folder':
+        spec = _own_spec(spec, own)
+    spec = dataclasses.replace(spec, version=version or spec.version)
+    if not tfds.core.Version.is_valid(spec.version):
+        raise UserError(f'--version={spec.version!r} is not of the form 1.0.0.')
+    if not 8 <= canvas <= 4096:
+        raise UserError(f'--canvas={canvas} is not between 8 and 4096 pixels.')
+    home = Path(data_dir).expanduser() / spec.name
+    workers = workers or os.cpu_count() or 1
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with _alone(home, spec.version):
+            folders = _raw_folders(spec, raw_dirs, Path(data_dir).expanduser())
+            task = _Task(
+                spec, folders, home, canvas, workers, overwrite, keep_private, own
+            )
+            return task.run()
+    except OSError as error:
+        raise _explained(error, home) from error
+
+
+def _explained(error: OSError, home: Path) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or 'written whole' in str(error)
+    if full:
+        return UserError(
+            f'The disk of {home} is full ({_free_mb(home):,.0f} MB are left). What was '
+            'prepared before is as it was. Make room, or take another --data_dir, and '
+            'start the same command again: it goes on where it stopped.'
+        )
+    return UserError(f'{error.strerror or error}: {error.filename or home}.')
+
+
+def _free_mb(home: Path) -> float:
+    while not home.exists():
+        home = home.parent
+    return shutil.disk_usage(home).free / 1e6
+
+
+def _own_spec(spec: DatasetSpec, own: OwnFolder) -> DatasetSpec:
+    valid = own.name.isidentifier() and own.name.isascii() and own.name.islower()
+    if not valid or (own.name != 'folder' and own.name in catalog.DATASETS):
+        raise UserError(
+            f'--name={own.name!r} cannot be the name of a dataset of your own: small '
+            'letters, digits and _ only, and none of the catalog.'
+        )
+    spec = dataclasses.replace(spec, name=own.name, classes=own.classes)
+    return dataclasses.replace(spec, subject=own.subject) if own.subject else spec
+
+
+def _raw_folders(
+    spec: DatasetSpec, raw_dirs: Sequence[str | Path], data_dir: Path
+) -> list[Path]:
+    if raw_dirs:
+        # An order of names, so that the order of flags changes nothing.
+        return sorted(Path(folder).expanduser() for folder in raw_dirs)
+    if not spec.simulated:
+        raise UserError(
+            f'--raw_dir is missing: where are the raw files of {spec.name}?\n'
+            + catalog.advice(spec.name, data_dir)
+        )
+    folder = data_dir / 'raw' / spec.name
+    if not folder.exists():  # it appears only when it is complete
+        logging.info('Simulating %s in %s.', spec.name, folder)
+        write_raw(folder, seed=0, small=spec.name == 'smoke')
+    return [folder]
+
+
+@contextlib.contextmanager
+def _alone(home: Path, version: str) -> Iterator[None]:
+    """Holds a lock that the system takes back when the process dies."""
+    with open(home / f'.lock-{version}', 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f'Another prepare is writing {home / version} at this moment.'
+            ) from error
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    spec: DatasetSpec
+    raw_dirs: list[Path]
+    home: Path
+    canvas: int
+    workers: int
+    overwrite: bool
+    keep_private: bool
+    own: OwnFolder
+
+    @property
+    def _folder(self) -> Path:
+        return self.home / self.spec.version
+
+    def _beside(self, purpose: str) -> Path:
+        # Not of the form 1.0.0: nobody takes it for a version.
+        return self.home / f'{purpose}-{self.spec.version.replace(".", "_")}'
+
+    def run(self) -> Prepared:
+        self._recover()
+        tables = [self.own.table] if self.own.table else []
+        files = list_files(self.spec, self.raw_dirs, leave_out=tables)
+        with Progress('Looking at files', len(files), unit='files') as bar:
+            hashes = hash_files(files, workers=self.workers, advance=bar.advance)
+        table = read_table(self.own.table, files) if self.own.table else None
+        spec = _with_classes(self.spec, table)
+        raw = raw_digest(files, hashes)
+        options = {
+            'format': _FORMAT,
+            'name': spec.name,
+            'version': spec.version,
+            'canvas': self.canvas,
+            'declared': digest(_declared(spec)),
+            'table': digest(table and [[i, repr(r)] for i, r in table.rows.items()]),
+        }
+        earlier = self._earlier(options, raw)
+        if earlier:
+            return earlier
+        plan = self._plan(spec, files, hashes, table)
+        staging = self._beside('incomplete')
+        identity = {'options': options, 'raw': raw}
+        self._open_staging(staging, identity, plan)
+        shards = self._write_shards(spec, plan, files, staging)
+        notes = []
+        if table and table.unmatched:
+            notes.append(f'{table.unmatched} rows of the table named no file.')
+        card = make_card(
+            spec,
+            plan,
+            files,
+            options=options,
+            raw_digest=raw,
+            shards={s: [records.read_facts(p) for p in ps] for s, ps in shards.items()},
+            notes=notes,
+        )
+        self._write_around(spec, plan, files, hashes, staging, shards, card)
+        self._publish(staging)
+        return Prepared(self._folder, card, was_there=False)
+
+    def _recover(self) -> None:
+        """Mends what a kill between two renames left."""
+        replaced = self._beside('replaced')
+        if replaced.exists() and not self._folder.exists():
+            replaced.rename(self._folder)
+        elif replaced.exists():
+            shutil.rmtree(replaced)
+
+    def _earlier(self, options: dict[str, Any], raw: str) -> Prepared | None:
+        """Gives the set that is there if it is the one asked for."""
+        if not (self._folder / 'dataset_info.json').is_file():
+            if self._folder.exists() and not self.overwrite:
+                raise UserError(
+                    f'{self._folder} holds something that is no prepared dataset. '
+                    'Remove it, or use --overwrite.'
+                )
+            return None
+        card = {}
+        with contextlib.suppress(OSError, ValueError):
+            card = read_json(self._folder / 'card.json')
+        if card.get('options') == options and card.get('raw_digest') == raw:
+            return Prepared(self._folder, card, was_there=True)
+        if self.overwrite:
+            return None
+        differences = [] if card.get('raw_digest') == raw else ['other raw files']
+        was = card.get('options', {})
+        for key, words in {
+            'canvas': 'canvas {}',
+            'declared': 'another declaration (classes, subjects)',
+            'table': 'another table',
+            'format': 'another format of records',
+        }.items():
+            if was.get(key) != options[key]:
+                differences.append(words.format(was.get(key)))
+        raise UserError(
+            f'{self._folder} was prepared from or with: {", ".join(differences)}. It '
+            'stays as it is. Use another --data_dir, another --version, or --overwrite '
+            'to replace it.'
+        )
+
+    def _plan(
+        self,
+        spec: DatasetSpec,
+        files: Sequence[RawFile],
+        hashes: Sequence[str],
+        table: Table | None,
+    ) -> Plan:
+        starts = range(0, len(files), _FILES_PER_JOB)
+        jobs: list[Job] = [
+            ('scan', {'paths': [str(f.file) for f in files[s : s + _FILES_PER_JOB]]})
+            for s in starts
+        ]
+        found: list[list[FileFacts]] = [[] for _ in jobs]
+        with Progress('Reading images', len(files), unit='files') as bar:
+
+            def keep(job: int, answer: dict[str, Any]) -> None:
+                found[job].append(from_json(answer))
+                bar.advance(1)
+
+            perform(jobs, workers=self.workers, on_answer=keep, heir=_skip_file)
+        facts = [one for some in found for one in some]
+        logging.info('Telling subjects apart, and finding repeated images.')
+        key = derive_key(hashes)
+        return make_plan(spec, files, hashes, facts, key=key, table=table)
+
+    def _open_staging(
+        self, staging: Path, identity: dict[str, Any], plan: Plan
+    ) -> None:
+        """Keeps what an earlier start left there, if it was for the same dataset."""
+        mark = staging / 'identity.json'
+        if staging.exists():
+            before = None
+            with contextlib.suppress(OSError, ValueError):
+                before = read_json(mark)
+            if before != identity:
+                shutil.rmtree(staging)
+        kept = sum(not item.reason for item in plan.items)
+        there = (
+            sum(p.stat().st_size for p in staging.glob('*')) if staging.exists() else 0
+        )
+        size = kept * self.canvas**2 * plan.channels * _BYTES_PER_PIXEL
+        if (size - there) / 1e6 > _free_mb(self.home):
+            raise OSError(errno.ENOSPC, 'No space left on device', str(self.home))
+        staging.mkdir(exist_ok=True)
+        for torn in staging.glob('.*.tmp'):
+            torn.unlink()
+        write_json(mark, identity)
+
+    def _write_shards(
+        self, spec: DatasetSpec, plan: Plan, files: Sequence[RawFile], staging: Path
+    ) -> dict[str, list[Path]]:
+        jobs: list[Job] = []
+        shards: dict[str, list[Path]] = {}
+        done = total = 0
+        for split in plan.splits:
+            rows = [item.row(files[item.file]) for item in plan.kept(split)]
+            total += len(rows)
+            count = -(-len(rows) // records.IMAGES_PER_SHARD)
+            for index in range(count):
+                # Shards of equal size, to one image.
+                part = rows[
+                    index * len(rows) // count : (index + 1) * len(rows) // count
+                ]
+                shard = staging / records.shard_name(spec.name, split, index, count)
+                shards.setdefault(split, []).append(shard)
+                if records.is_finished(shard):
+                    done += len(part)
+                    continue
+                arguments = {
+                    'path': str(shard),
+                    'rows': [dataclasses.asdict(row) for row in part],
+                    'canvas': self.canvas,
+                    'channels': plan.channels,
+                }
+                jobs.append(('write', arguments))
+        if done:
+            logging.info('%d images were written by an earlier start.', done)
+        with Progress('Writing records', total, done=done, unit='images') as bar:
+            perform(
+                jobs,
+                workers=self.workers,
+                on_answer=lambda _, count: bar.advance(count),
+            )
+        return shards
+
+    def _write_around(
+        self,
+        spec: DatasetSpec,
+        plan: Plan,
+        files: Sequence[RawFile],
+        hashes: Sequence[str],
+        staging: Path,
+        shards: dict[str, list[Path]],
+        card: dict[str, Any],
+    ) -> None:
+        """Writes all that lies beside the shards; dataset_info.json comes last."""
+        if self.keep_private:
+            _write_private(staging / 'private', plan, files, hashes)
+        write_json(staging / 'card.json', card)
+        write_atomically(staging / 'card.md', card_text(card))
+        write_atomically(staging / 'rejects.csv', rejects_text(plan))
+        sheet = _draw_sheet(spec, plan, files, shards, card)
+        write_atomically(staging / 'contact_sheet.png', sheet)
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=staging, dataset_name=spec.name, filetype_suffix='array_record'
+        )
+        split_infos = []
+        for split, paths in shards.items():
+            facts = [records.read_facts(path) for path in paths]
+            split_infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[f['count'] for f in facts],
+                    num_bytes=sum(f['bytes'] for f in facts),
+                    filename_template=template.replace(split=split),
+                )
+            )
+        for paths in shards.values():
+            for path in paths:
+                records.facts_name(path).unlink()
+        tfds.folder_dataset.write_metadata(
+            data_dir=staging,
+            features=records.features(plan.channels),
+            split_infos=split_infos,
+            version=spec.version,
+            filename_template=template,
+            check_data=False,
+            description=f'{spec.title}. Source: {spec.source} Terms: {spec.terms}',
+        )
+
+    def _publish(self, staging: Path) -> None:
+        (staging / 'identity.json').unlink()
+        for path in [*staging.rglob('*'), staging]:
+            _fsync(path)
+        replaced = self._beside('replaced')
+        if self._folder.exists():
+            self._folder.rename(replaced)
+        staging.rename(self._folder)
+        _fsync(self.home)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
+    """Rejects the file that a worker died of, and goes on with those after it."""
+    kind, arguments = job
+    answer = {
+        'slices': [],
+        'reason': 'crashes or stalls its reader',
+        'detail': death.how,
+    }
+    return answer, (kind, {'paths': arguments['paths'][death.answers + 1 :]})
+
+
+def _with_classes(spec: DatasetSpec, table: Table | None) -> DatasetSpec:
+    """Takes the classes from the table where no others are declared."""
+    if not table or not table.labels():
+        return spec
+    if not spec.classes:
+        return dataclasses.replace(spec, classes=table.labels())
+    for label in table.labels():
+        expect_known(label, spec.classes, 'label in the table')
+    return spec
+
+
+def _declared(spec: DatasetSpec) -> dict[str, Any]:
+    """Gives what decides about records; words about the source do not."""
+    words = {'title', 'source', 'terms', 'layout', 'name', 'version'}
+    fields = {f.name: repr(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+    return {name: value for name, value in fields.items() if name not in words}
+
+
+def _write_private(
+    folder: Path, plan: Plan, files: Sequence[RawFile], hashes: Sequence[str]
+) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    key = folder / 'key'
+    key.unlink(missing_ok=True)
+    with open(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w') as file:
+        file.write(derive_key(hashes).hex() + '\n')
+    columns: dict[str, list[Any]] = {
+        'file_id': [item.file_id for item in plan.items],
+        'source': [files[item.file].source for item in plan.items],
+        'path': [files[item.file].path for item in plan.items],
+        'frame': [item.facts.frame if item.facts else 0 for item in plan.items],
+        'sha256': [hashes[item.file] for item in plan.items],
+        'pixel_sha256': [
+            item.facts.pixel_sha256 if item.facts else '' for item in plan.items
+        ],
+        'subject': [item.subject for item in plan.items],
+        'group': [item.group for item in plan.items],
+        'position': [item.position for item in plan.items],
+        'label': [item.label for item in plan.items],
+        'kept': [not item.reason for item in plan.items],
+        'reason': [item.reason for item in plan.items],
+        'detail': [item.detail for item in plan.items],
+    }
+    manifest = folder / 'manifest.parquet'
+    pyarrow.parquet.write_table(pyarrow.table(columns), manifest)
+    manifest.chmod(0o600)
+
+
+def _draw_sheet(
+    spec: DatasetSpec,
+    plan: Plan,
+    files: Sequence[RawFile],
+    shards: dict[str, list[Path]],
+    card: dict[str, Any],
+) -> bytes:
+    rows = []
+    for examples in choose_examples(spec, plan, files):
+        images = [
+            decode_png(records.read_image(shards[split], index, plan.channels))
+            for split, index in examples.places
+        ]
+        rows.append(SheetRow(examples.title, examples.note, images))
+    counts = card['counts']
+    simulated = 'SIMULATED, no patients. ' if spec.simulated else ''
+    return contact_sheet(
+        spec.title,
+        f'{simulated}{counts["images"]:,} images of {counts["subjects"]:,} subjects, '
+        f'{card["canvas"]} x {card["canvas"]} pixels, {card["channels"]} channel(s)',
+        rows,
+        foot=f'{spec.name} {spec.version}, fingerprint {card["fingerprint"][:16]}. '
+        'Research use; not a medical device.',
+    )

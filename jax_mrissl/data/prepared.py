@@ -1,0 +1,157 @@
+"""A prepared dataset, read: facts in memory, images by row."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.core.run_dir import read_json
+from jax_mrissl.readers.image import decode_png
+
+_FACTS = ('box', 'label', 'group', 'position', 'source', 'file_id', 'pixel_sha256')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedSet:
+    """Some rows of a prepared dataset.
+
+    Attributes:
+        name: the dataset's.
+        card: what `prepare` wrote of it; see `specs` in the card's own text.
+        boxes: int32 [n, 4]: top, left, height, width of each image's valid part.
+        labels: int32 [n], -1 where unknown.
+        groups: text [n], a keyed hash of the subject.
+        positions: float32 [n], place within the subject's series, NaN where unknown.
+        file_ids: text [n].
+        pixel_sha256: text [n], of the raw pixels.
+    """
+
+    name: str
+    card: Mapping[str, Any]
+    boxes: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    positions: np.ndarray
+    file_ids: np.ndarray
+    pixel_sha256: np.ndarray
+    _sources: tuple[Any, ...]
+    _places: np.ndarray  # int32 [n, 2]: which source, which record of it
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 that runs and tables cite."""
+        return self.card['fingerprint']
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the stored canvas."""
+        return self.card['canvas'], self.card['canvas'], self.card['channels']
+
+    def images(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decodes images, uint8 or uint16 [len(rows), H, W, C]."""
+        return np.stack([self.image(int(row)) for row in rows])
+
+    def image(self, row: int) -> np.ndarray:
+        """Decodes one image, [H, W, C]."""
+        source, record = self._places[row]
+        pixels = decode_png(self._sources[source][int(record)]['image'])
+        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+    def all_images(self) -> np.ndarray:
+        """Decodes every image once, on threads (the decoder frees Python's lock)."""
+        first = self.image(0)
+        images = np.empty((len(self), *first.shape), first.dtype)
+
+        def fill(row: int) -> None:
+            images[row] = self.image(row)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(fill, range(len(self)), chunksize=64))
+        return images
+
+    def select(self, rows: np.ndarray) -> 'PreparedSet':
+        """Gives some of the rows, in the order asked for."""
+        picked = {
+            f.name: getattr(self, f.name)[rows]
+            for f in dataclasses.fields(self)
+            if isinstance(getattr(self, f.name), np.ndarray)
+        }
+        return dataclasses.replace(self, **picked)
+
+
+def open_prepared(
+    data_dir: str | Path, name: str, split: str = 'all', *, advice: str = ''
+) -> PreparedSet:
+    """Opens the newest version of a prepared dataset.
+
+    Args:
+        data_dir: where `prepare` put its datasets.
+        name: the dataset's.
+        split: one of its splits, or 'all' for all of them, in order of their names.
+        advice: what a user is told who has not prepared it: source, layout, command.
+
+    Raises:
+        UserError: it is not there, not whole, or has no such split.
+    """
+    home = Path(data_dir).expanduser() / name
+    versions = sorted(
+        (p for p in home.glob('*.*.*') if (p / 'dataset_info.json').is_file()),
+        key=lambda p: [int(n) if n.isdigit() else -1 for n in p.name.split('.')],
+    )
+    if not versions:
+        half = any(home.glob('*.*.*'))
+        state = 'is only half prepared' if half else 'is not prepared'
+        raise UserError(
+            f'The dataset {name!r} {state} in {Path(data_dir).expanduser().absolute()}.'
+            + (f'\n{advice}' if advice else '')
+        )
+    folder = versions[-1]
+    splits = _open_splits(folder)
+    if split != 'all':
+        expect_known(split, [*splits, 'all'], f'split of {name}')
+        splits = {split: splits[split]}
+    facts: dict[str, list] = {fact: [] for fact in _FACTS}
+    places = []
+    for index, source in enumerate(splits.values()):
+        for record in range(len(source)):
+            row = source[record]
+            for fact in _FACTS:
+                facts[fact].append(row[fact])
+            places.append((index, record))
+    if not places:
+        raise UserError(f'The split {split!r} of {name} holds no image.')
+
+    def text(fact: str) -> np.ndarray:
+        return np.array([v.decode() for v in facts[fact]])
+
+    return PreparedSet(
+        name=name,
+        card=read_json(folder / 'card.json'),
+        boxes=np.array(facts['box'], np.int32).reshape(-1, 4),
+        labels=np.array(facts['label'], np.int32),
+        groups=text('group'),
+        positions=np.array(facts['position'], np.float32),
+        file_ids=text('file_id'),
+        pixel_sha256=text('pixel_sha256'),
+        _sources=tuple(splits.values()),
+        _places=np.array(places, np.int32),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _open_splits(folder: Path) -> dict[str, Any]:
+    builder = tfds.builder_from_directory(folder)
+    decoders = {'image': tfds.decode.SkipDecoding()}
+    return {
+        split: builder.as_data_source(split, decoders=decoders)
+        for split in sorted(builder.info.splits)
+    }

@@ -1,0 +1,269 @@
+"""Records of a prepared dataset, and the shards that they are written to."""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.core import example_parser, example_serializer
+
+from jax_mrissl.core.errors import UnreadableFile, UserError
+from jax_mrissl.core.run_dir import read_json, write_json
+from jax_mrissl.readers import image as image_reader
+from jax_mrissl.readers.read import read
+from jax_mrissl.readers.slice import Slice, pixel_sha256
+
+# About 5 MB at 160 pixels: small enough that a killed command loses little.
+IMAGES_PER_SHARD = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One record to be: what is stored, and where its pixels come from.
+
+    Attributes:
+        file: the raw file.
+        frame: which image of it.
+        low, high: the values that become 0 and 255; NaN: it is a picture.
+        label, target, group, position, site, source, file_id, pixel_sha256: the
+            features of these names.
+    """
+
+    file: str
+    frame: int
+    low: float
+    high: float
+    label: int
+    target: float
+    group: str
+    position: float
+    site: str
+    source: str
+    file_id: str
+    pixel_sha256: str
+
+
+def features(channels: int) -> tfds.features.FeaturesDict:
+    """Declares what a record holds, for images of 1 or 3 channels."""
+    return tfds.features.FeaturesDict(
+        {
+            'image': tfds.features.Image(
+                shape=(None, None, channels), dtype=np.uint8, encoding_format='png'
+            ),
+            'box': tfds.features.Tensor(shape=(4,), dtype=np.int32),
+            'label': tfds.features.Scalar(np.int64),
+            'target': tfds.features.Scalar(np.float32),
+            'group': tfds.features.Text(),
+            'position': tfds.features.Scalar(np.float32),
+            'site': tfds.features.Text(),
+            'source': tfds.features.Text(),
+            'file_id': tfds.features.Text(),
+            'spacing': tfds.features.Tensor(shape=(2,), dtype=np.float32),
+            'pixel_sha256': tfds.features.Text(),
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Placed:
+    """An image on its canvas.
+
+    Attributes:
+        pixels: uint8 [canvas, canvas, C], 0 outside the box.
+        box: top, left, height, width of the image, in pixels.
+        spacing_mm: of the stored rows and columns; NaN where unknown.
+    """
+
+    pixels: np.ndarray
+    box: tuple[int, int, int, int]
+    spacing_mm: tuple[float, float]
+
+
+def place(
+    image: Slice, *, low: float, high: float, canvas: int, channels: int
+) -> Placed:
+    """Scales an image to its canvas: longer side to longer side, centred on black.
+
+    Pixels that are not square in mm become so.
+
+    Args:
+        image: as read.
+        low: the value that becomes 0; NaN for a picture, which stays as it is.
+        high: the value that becomes 255.
+        canvas: height and width of the canvas.
+        channels: 1 or 3; colour becomes gray by ITU-R 601.
+    """
+    pixels = image.pixels
+    if not math.isnan(low):
+        scaled = (pixels.astype(np.float32) - np.float32(low)) * np.float32(
+            255 / (high - low)
+        )
+        pixels = np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
+    if pixels.ndim == 3 and channels == 1:
+        pixels = image_reader.luma(pixels)
+    row_mm, column_mm = image.spacing_mm
+    extent = np.array(pixels.shape[:2], float)
+    if row_mm > 0 and column_mm > 0:
+        extent *= row_mm, column_mm
+    height, width = (
+        max(1, round(float(side) * canvas / float(extent.max()))) for side in extent
+    )
+    resized = image_reader.resize(pixels, height, width)
+    if resized.ndim == 2:
+        resized = np.repeat(resized[:, :, None], channels, axis=2)
+    top, left = (canvas - height) // 2, (canvas - width) // 2
+    whole = np.zeros((canvas, canvas, channels), np.uint8)
+    whole[top : top + height, left : left + width] = resized
+    return Placed(
+        pixels=whole,
+        box=(top, left, height, width),
+        spacing_mm=(
+            row_mm * pixels.shape[0] / height,
+            column_mm * pixels.shape[1] / width,
+        ),
+    )
+
+
+def shard_name(name: str, split: str, index: int, count: int) -> str:
+    """Names a shard as TFDS does."""
+    return f'{name}-{split}.array_record-{index:05d}-of-{count:05d}'
+
+
+def facts_name(shard: Path) -> Path:
+    """Names the file that says what is in a finished shard."""
+    return shard.with_name(f'{shard.name}.json')
+
+
+def is_finished(shard: Path) -> bool:
+    """Says whether a shard was written whole, by this or an earlier start."""
+    return shard.is_file() and facts_name(shard).is_file()
+
+
+def write_shard(
+    path: str, rows: Sequence[dict[str, Any]], canvas: int, channels: int
+) -> Iterator[int]:
+    """Writes one shard under a temporary name, then renames it.
+
+    Beside it lies a file of facts: SHA-256 of the records, number of bytes, and for
+    each channel the count, sum and sum of squares of the pixels inside the boxes.
+
+    Args:
+        path: of the finished shard.
+        rows: fields of its `Row`s, in order.
+        canvas: height and width of the stored images.
+        channels: of the stored images.
+
+    Yields:
+        1 after each image.
+
+    Raises:
+        UserError: a raw file changed since it was looked at, or cannot be read again.
+    """
+    shard = Path(path)
+    temporary = shard.with_name(f'.{shard.name}.{os.getpid()}.tmp')
+    writer = array_record_module.ArrayRecordWriter(str(temporary), 'group_size:1')
+    digest, size = hashlib.sha256(), 0
+    sums = np.zeros((2, channels), np.int64)
+    pixel_count = 0
+    for fields in rows:
+        placed, record = _record(Row(**fields), canvas, channels)
+        writer.write(record)
+        digest.update(hashlib.sha256(record).digest())
+        size += len(record)
+        top, left, height, width = placed.box
+        inside = placed.pixels[top : top + height, left : left + width]
+        inside = inside.reshape(-1, channels).astype(np.int64)
+        sums += inside.sum(axis=0), (inside**2).sum(axis=0)
+        pixel_count += len(inside)
+        yield 1
+    writer.close()
+    _keep(temporary, len(rows))
+    facts = {
+        'sha256': digest.hexdigest(),
+        'bytes': size,
+        'count': len(rows),
+        'pixels': pixel_count,
+        'sum': sums[0].tolist(),
+        'sum_of_squares': sums[1].tolist(),
+    }
+    write_json(facts_name(shard), facts)
+    os.replace(temporary, shard)
+
+
+def read_facts(shard: Path) -> dict[str, Any]:
+    """Reads what `write_shard` wrote beside a shard."""
+    return read_json(facts_name(shard))
+
+
+def read_image(shards: Sequence[Path], index: int, channels: int) -> bytes:
+    """Reads the PNG file of record `index` of a split, given all of its shards."""
+    for shard in shards:
+        count = read_facts(shard)['count']
+        if index < count:
+            reader = array_record_module.ArrayRecordReader(str(shard))
+            record = reader.read([index])[0]
+            reader.close()
+            return _parser(channels).parse_example(record)['image']
+        index -= count
+    raise IndexError(index)
+
+
+def _keep(temporary: Path, count: int) -> None:
+    """Brings a shard to the disk, and makes sure that all of it got there."""
+    with open(temporary, 'rb') as file:
+        os.fsync(file.fileno())
+    try:
+        reader = array_record_module.ArrayRecordReader(str(temporary))
+        whole = reader.num_records() == count
+        reader.close()
+    except (RuntimeError, ValueError):  # its own errors, of a file cut short
+        whole = False
+    if not whole:
+        raise OSError(f'{temporary} was not written whole; is the disk full?')
+
+
+def _record(row: Row, canvas: int, channels: int) -> tuple[Placed, bytes]:
+    try:
+        image = next(iter(read(Path(row.file), row.frame)))
+    except UnreadableFile as error:
+        raise UserError(f'A raw file cannot be read any more: {error}') from error
+    if pixel_sha256(image.pixels) != row.pixel_sha256:
+        raise UserError(
+            f'The raw file {row.file} changed while it was being prepared. Start again.'
+        )
+    placed = place(image, low=row.low, high=row.high, canvas=canvas, channels=channels)
+    example = {
+        'image': io.BytesIO(image_reader.encode_png(placed.pixels)),
+        'box': np.array(placed.box, np.int32),
+        'label': row.label,
+        'target': np.float32(row.target),
+        'group': row.group,
+        'position': np.float32(row.position),
+        'site': row.site,
+        'source': row.source,
+        'file_id': row.file_id,
+        'spacing': np.array(placed.spacing_mm, np.float32),
+        'pixel_sha256': row.pixel_sha256,
+    }
+    declared, serializer = _serializer(channels)
+    return placed, serializer.serialize_example(declared.encode_example(example))
+
+
+@functools.cache
+def _serializer(channels: int) -> tuple[Any, Any]:
+    declared = features(channels)
+    info = declared.get_serialized_info()
+    return declared, example_serializer.ExampleSerializer(info)
+
+
+@functools.cache
+def _parser(channels: int) -> Any:
+    return example_parser.ExampleParserNp(features(channels).get_serialized_info())

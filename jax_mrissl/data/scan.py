@@ -1,0 +1,126 @@
+"""What is found out of each raw file before it is decided what becomes of it."""
+
+import base64
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_mrissl.core.errors import UnreadableFile
+from jax_mrissl.readers.read import read
+from jax_mrissl.readers.slice import Slice, pixel_sha256
+
+# Quantiles that stand for a slice's values in those of its series. With 512, the
+# half percent at either end of a single slice is still two of them.
+_QUANTILES = 512
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SliceFacts:
+    """One image of a raw file, without its pixels.
+
+    Attributes:
+        frame: its index in the file.
+        pixel_sha256: its identity by pixels.
+        height: rows.
+        width: columns.
+        picture: it is stored with 8 bits, which stay as they are.
+        colour: the greatest difference between its channels; 0: gray.
+        blank: all its pixels are equal.
+        quantiles: of a scan's values, float32 [512] in its unit; of a picture, [0].
+        window: as in `Slice`, or None.
+        position, modality, series, subject: as in `Slice`.
+    """
+
+    frame: int
+    pixel_sha256: str
+    height: int
+    width: int
+    picture: bool
+    colour: int
+    blank: bool
+    quantiles: np.ndarray
+    window: tuple[float, float] | None
+    position: float
+    modality: str
+    series: str
+    subject: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileFacts:
+    """What one raw file holds.
+
+    Attributes:
+        slices: its images; () if it cannot be read.
+        reason: why it cannot be read, without names; '' if it can.
+        detail: more on that, for the private manifest.
+    """
+
+    slices: tuple[SliceFacts, ...]
+    reason: str = ''
+    detail: str = ''
+
+
+def scan_files(paths: list[str]) -> Iterator[dict[str, Any]]:
+    """Reads files; yields one JSON object for each, in their order."""
+    for path in paths:
+        try:
+            slices = [_facts(image) for image in read(Path(path))]
+            if not slices:
+                raise UnreadableFile(Path(path), 'damaged', 'it has no frames')
+        except UnreadableFile as error:
+            yield {'slices': [], 'reason': error.reason, 'detail': error.detail}
+        else:
+            yield {'slices': slices, 'reason': '', 'detail': ''}
+
+
+def from_json(answer: dict[str, Any]) -> FileFacts:
+    """Makes the facts of one answer of `scan_files`."""
+    slices = []
+    for fields in answer['slices']:
+        quantiles = np.frombuffer(base64.b64decode(fields['quantiles']), np.float32)
+        window = tuple(fields['window']) if fields['window'] else None
+        position = math.nan if fields['position'] is None else fields['position']
+        slices.append(
+            SliceFacts(
+                **{
+                    **fields,
+                    'quantiles': quantiles,
+                    'window': window,
+                    'position': position,
+                }
+            )
+        )
+    return FileFacts(tuple(slices), answer['reason'], answer['detail'])
+
+
+def _facts(image: Slice) -> dict[str, Any]:
+    pixels = image.pixels
+    colour = pixels.ndim == 3
+    known = pixels[~np.isnan(pixels)] if pixels.dtype == np.float32 else pixels
+    blank = known.size == 0 or bool(known.min() == known.max())
+    picture = pixels.dtype == np.uint8
+    quantiles = np.zeros(0, np.float32)
+    if not picture and not blank:
+        middles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+        quantiles = np.quantile(known, middles).astype(np.float32)
+    spread = pixels.max(axis=2).astype(int) - pixels.min(axis=2) if colour else 0
+    return {
+        'frame': image.frame,
+        'pixel_sha256': pixel_sha256(pixels),
+        'height': pixels.shape[0],
+        'width': pixels.shape[1],
+        'picture': picture,
+        'colour': int(np.max(spread)),
+        'blank': blank,
+        'quantiles': base64.b64encode(quantiles.tobytes()).decode(),
+        'window': image.window,
+        'position': None if math.isnan(image.position) else image.position,
+        'modality': image.modality,
+        'series': image.series,
+        'subject': image.subject,
+    }

@@ -1,0 +1,83 @@
+"""Which images a dataset's contact sheet shows."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jax_mrissl.data.inventory import RawFile
+from jax_mrissl.data.planning import Item, Plan
+from jax_mrissl.data.spec import DatasetSpec
+
+_COLUMNS = 8
+_ROWS = 8
+
+# A record: its split, and its place there.
+Place = tuple[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """One row of the contact sheet: images of one class of one part of the set."""
+
+    title: str
+    note: str
+    places: list[Place]
+
+
+def choose_examples(
+    spec: DatasetSpec, plan: Plan, files: Sequence[RawFile]
+) -> list[Examples]:
+    """Chooses up to eight images of each class and part, of different subjects.
+
+    Parts are the raw folders of a merged set, else the splits; where that makes too
+    many rows, splits are put together.
+    """
+    merged = len({file.source for file in files}) > 1
+    members: dict[tuple[str, int], list[tuple[Item, Place]]] = {}
+    for split in plan.splits:
+        for index, item in enumerate(plan.kept(split)):
+            part = files[item.file].source if merged else split
+            members.setdefault((part, item.label), []).append((item, (split, index)))
+    if len(members) > _ROWS and not merged:
+        joined: dict[tuple[str, int], list[tuple[Item, Place]]] = {}
+        for (_, label), some in members.items():
+            joined.setdefault(('', label), []).extend(some)
+        members = joined
+    # Unlabelled images, of which there may be most, come last in their part.
+    keys = sorted(members, key=lambda key: (key[0], key[1] < 0, key[1]))
+    rows = []
+    for part, label in keys[: 2 * _ROWS]:
+        some = members[part, label]
+        known = spec.classes[label] if label >= 0 else 'unlabelled'
+        several_parts = len({part for part, _ in keys}) > 1
+        count = f'{len(some):,} images'
+        if not several_parts:
+            rows.append(Examples(known, count, _spread(some)))
+        elif label >= 0:
+            rows.append(Examples(known, f'{count}, {part}', _spread(some)))
+        else:
+            rows.append(Examples(part, count, _spread(some)))
+    return rows
+
+
+def _spread(members: Sequence[tuple[Item, Place]]) -> list[Place]:
+    """Takes the middle slice of subjects from all over the set.
+
+    Of few subjects it takes several slices each, from one end to the other.
+    """
+    by_subject: dict[str, list[tuple[Item, Place]]] = {}
+    for item, place in members:
+        by_subject.setdefault(item.group, []).append((item, place))
+    for slices in by_subject.values():
+        slices.sort(key=lambda s: (np.nan_to_num(s[0].position), s[0].file_id))
+    each = max(1, -(-_COLUMNS // len(by_subject)))
+    places = []
+    for subject in sorted(by_subject):
+        slices = by_subject[subject]
+        # Ends are left out: the middles of equal stretches.
+        few = min(each, len(slices))
+        middles = (np.arange(few) + 0.5) / few * len(slices)
+        places += [slices[int(middle)][1] for middle in middles]
+    few = min(_COLUMNS, len(places))
+    return [places[i] for i in np.linspace(0, len(places) - 1, few).astype(int)]

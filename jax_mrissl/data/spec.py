@@ -1,0 +1,167 @@
+"""What a dataset is: a declaration of where its labels, splits and subjects stand."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Literal
+
+from jax_mrissl.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PathPattern:
+    r"""Takes the first bracket of a regular expression, searched in a file's path.
+
+    Attributes:
+        pattern: searched in the path relative to the raw folder, with '/' between
+            folders: r'(sub-\d+)_' finds 'sub-012' in 'scans/sub-012_T1.png'.
+    """
+
+    pattern: str
+
+    def __post_init__(self) -> None:
+        try:
+            brackets = re.compile(self.pattern).groups
+        except re.error as error:
+            raise UserError(
+                f'{self.pattern!r} is no regular expression: {error}.'
+            ) from (error)
+        if not brackets:
+            raise UserError(
+                f'{self.pattern!r} has no bracket around the part that is meant, as '
+                r"in '(sub-\d+)_'."
+            )
+
+    def find(self, path: str) -> str | None:
+        """Gives what stands in the bracket, or None where nothing matches."""
+        match = re.search(self.pattern, path)
+        return match.group(1) if match else None
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderLevel:
+    """Takes the name of a folder: level 1 is the first below the raw folder."""
+
+    level: int
+
+    def find(self, path: str) -> str | None:
+        """Gives the path down to the folder, or None for a file above it."""
+        folders = PurePosixPath(path).parts[:-1]
+        if not 0 < self.level <= len(folders):
+            return None
+        # With the folders above: two classes may both have a folder '01'.
+        return '/'.join(folders[: self.level])
+
+
+@dataclasses.dataclass(frozen=True)
+class HeaderSubject:
+    """Takes the PatientID of DICOM; a picture, which has none, is its own subject."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EachImage:
+    """Takes every image for a subject of its own: for sets that tell no more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighbouringSlices:
+    """Finds the subjects of a set of slices by likeness (`data/subjects.py`).
+
+    Attributes:
+        names: the rule by which file names tell the subject; they are believed where
+            they fit it and the pixels do not contradict. 'none': pixels alone.
+    """
+
+    names: Literal['kaggle_alzheimer', 'none'] = 'none'
+
+
+SubjectRule = PathPattern | FolderLevel | HeaderSubject | EachImage | NeighbouringSlices
+
+
+@dataclasses.dataclass(frozen=True)
+class Intensity:
+    """How a scan's values become 8 bits; pictures of 8 bits stay as they are.
+
+    Attributes:
+        percentiles: of the whole series, which become 0 and 255.
+        windowed: modalities that use the file's own window where it has one.
+    """
+
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    windowed: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """A dataset.
+
+    Attributes:
+        name: as in --dataset and in the names of its files.
+        version: to be raised when any line of the declaration changes.
+        title: its name for people.
+        source: where the raw files come from, and how to get them.
+        terms: the licence, or what its publisher asks.
+        layout: what the raw folder must look like, a few lines.
+        classes: in the order of their labels, 0 first; (): unlabelled.
+        class_folders: further folder names that stand for a class.
+        targets: the number that stands for each class; (): none.
+        splits: names of first-level folders that are splits; (): there is one split.
+        whole: the name of the split of files that lie in none of them.
+        needs_class_folders: a folder without any of the classes is the wrong folder.
+        subject: how the unit of folds is found.
+        position: how a picture's place within its series is found; None: it is not.
+        channels: of all stored images; 'as found': 1 if every image is gray, else 3.
+        intensity: how scans become 8 bits.
+        simulated: no patient was ever in a scanner for this.
+    """
+
+    name: str
+    version: str = '1.0.0'
+    title: str
+    source: str
+    terms: str
+    layout: str
+    classes: tuple[str, ...] = ()
+    class_folders: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    targets: tuple[float, ...] = ()
+    splits: tuple[str, ...] = ()
+    whole: str = 'train'
+    needs_class_folders: bool = False
+    subject: SubjectRule = EachImage()
+    position: PathPattern | None = None
+    channels: Literal[1, 3, 'as found'] = 'as found'
+    intensity: Intensity = Intensity()
+    simulated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.targets and len(self.targets) != len(self.classes):
+            raise UserError(f'{self.name}: {len(self.classes)} classes need a target.')
+
+    def label_of(self, path: str) -> int:
+        """Gives the class of the deepest folder that is named like one, else -1."""
+        for folder in reversed(PurePosixPath(path).parts[:-1]):
+            label = self.label_of_folder(folder)
+            if label >= 0:
+                return label
+        return -1
+
+    def label_of_folder(self, folder: str) -> int:
+        """Gives the class that a folder's name stands for, else -1."""
+        names = {plain(name): i for i, name in enumerate(self.classes)}
+        for alias, name in self.class_folders.items():
+            names[plain(alias)] = self.classes.index(name)
+        return names.get(plain(folder), -1)
+
+    def split_of(self, path: str) -> str:
+        """Gives the split that a file lies in."""
+        first = plain(PurePosixPath(path).parts[0])
+        for split in self.splits:
+            if plain(split) == first:
+                return split
+        return self.whole
+
+
+def plain(name: str) -> str:
+    """Drops what copies of a set spell differently: 'Non_Demented' is 'nondemented'."""
+    return ''.join(c for c in name.casefold() if c.isalnum())

@@ -1,0 +1,167 @@
+"""How much frozen features tell: multinomial logistic regression, fitted to its end."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from jax_mrissl.metrics.calibration import softmax
+from jax_mrissl.metrics.classification import by_subject, log_loss
+
+Array = np.ndarray
+
+# Of the gradient of the mean loss; at 1e-6 log losses agree to five digits.
+_TOLERANCE = 1e-5
+_MAX_ITERATIONS = 2000
+# A class that training never showed is this far below the least likely of the others.
+_LOGIT_GAP_OF_UNSEEN = 15.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearProbe:
+    """A fitted probe.
+
+    Attributes:
+        l2_strength: the one of the grid that was chosen.
+        training_log_loss: mean over the training rows, without the penalty.
+        validation_log_loss: by subject, what the strength was chosen by.
+        converged: whether every fit of the grid ended within its iterations.
+        at_edge: whether the strength is the grid's first or last, so that a wider
+            grid might do better.
+    """
+
+    l2_strength: float
+    training_log_loss: float
+    validation_log_loss: float
+    converged: bool
+    at_edge: bool
+    _mean: Array  # [F]
+    _scale: Array  # [F]
+    _weights: Array  # [F, K]
+    _bias: Array  # [K]
+    _unseen: Array  # bool [K]
+
+    def logits(self, features: Array) -> Array:
+        """Gives float64 [n, K] for features, float [n, F]."""
+        rows = (np.asarray(features, np.float64) - self._mean) / self._scale
+        return _logits(rows, self._weights, self._bias, self._unseen)
+
+
+def fit_linear_probe(
+    train: Array,
+    train_labels: Array,
+    held: Array,
+    held_labels: Array,
+    held_groups: Array,
+    *,
+    classes: int,
+    l2_strengths: Sequence[float],
+) -> LinearProbe:
+    """Fits a probe for each strength; keeps the best by validation log loss.
+
+    Features are standardised by the training rows. The penalty is strength / 2 times
+    the squared weights (not the biases), beside the SUM of the log losses over rows:
+    strength is 1 / C of scikit-learn. Fits go from strong to weak, each from the one
+    before. Validation is by subject: the mean of its slices' probabilities.
+
+    Args:
+        train: float [n, F].
+        train_labels: int [n], in 0 … K-1. A class that does not occur gets a logit
+            far below all others.
+        held: float [m, F], the validation rows.
+        held_labels: int [m].
+        held_groups: text [m], the subject of each validation row.
+        classes: K.
+        l2_strengths: the grid.
+
+    Raises:
+        ValueError: features that are not finite, or fewer than two classes in
+            training.
+    """
+    train = np.asarray(train, np.float64)
+    held = np.asarray(held, np.float64)
+    if not (np.isfinite(train).all() and np.isfinite(held).all()):
+        raise ValueError(
+            'Some features are not finite: the encoder diverged, or its checkpoint '
+            'is damaged.'
+        )
+    seen, targets = np.unique(train_labels, return_inverse=True)
+    if len(seen) < 2:
+        raise ValueError(
+            f'A probe needs two classes in training; found {len(seen)} in '
+            f'{len(train)} rows.'
+        )
+    mean, scale = train.mean(0), train.std(0)
+    # A dead feature is the same number everywhere, up to rounding.
+    scale[scale <= 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0
+    rows, held_rows = (train - mean) / scale, (held - mean) / scale
+    strengths = sorted(set(map(float, l2_strengths)), reverse=True)
+    unseen = ~np.isin(np.arange(classes), seen)
+    model = LogisticRegression(
+        tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=True
+    )
+    best: LinearProbe | None = None
+    converged = True
+    for strength in strengths:
+        model.set_params(C=1 / strength)
+        with warnings.catch_warnings():
+            # It is told once, by the log, and kept in `converged`.
+            warnings.simplefilter('ignore', ConvergenceWarning)
+            model.fit(rows, targets)
+        if model.n_iter_.max() >= _MAX_ITERATIONS:
+            converged = False
+            logging.warning(
+                'The linear probe with L2 strength %g did not converge in %d '
+                'iterations.',
+                strength,
+                _MAX_ITERATIONS,
+            )
+        weights, bias = _spread(model, seen, classes)
+        held_subjects = by_subject(
+            softmax(_logits(held_rows, weights, bias, unseen)), held_labels, held_groups
+        )
+        held_loss = log_loss(held_subjects.probabilities, held_subjects.labels)
+        # On a tie the stronger penalty stays.
+        if best is None or held_loss < best.validation_log_loss:
+            own = softmax(_logits(rows, weights, bias, unseen))
+            best = LinearProbe(
+                l2_strength=strength,
+                training_log_loss=log_loss(own, train_labels),
+                validation_log_loss=held_loss,
+                converged=True,
+                at_edge=strength in (strengths[0], strengths[-1]),
+                _mean=mean,
+                _scale=scale,
+                _weights=weights,
+                _bias=bias,
+                _unseen=unseen,
+            )
+    if best is None:
+        raise ValueError('The grid of L2 strengths is empty.')
+    return dataclasses.replace(best, converged=converged)
+
+
+def _spread(
+    model: LogisticRegression, seen: Array, classes: int
+) -> tuple[Array, Array]:
+    """Gives weights [F, K] and biases [K], zero for classes that were not seen."""
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(seen) == 2:  # one row, for the second class against the first
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercepts = np.concatenate([-intercepts, intercepts]) / 2
+    weights = np.zeros((coefficients.shape[1], classes))
+    bias = np.zeros(classes)
+    weights[:, seen], bias[seen] = coefficients.T, intercepts
+    return weights, bias
+
+
+def _logits(rows: Array, weights: Array, bias: Array, unseen: Array) -> Array:
+    logits = rows @ weights + bias
+    if unseen.any():
+        lowest = logits[:, ~unseen].min(axis=1, keepdims=True)
+        logits[:, unseen] = lowest - _LOGIT_GAP_OF_UNSEEN
+    return logits

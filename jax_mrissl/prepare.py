@@ -1,0 +1,142 @@
+"""Prepares a dataset: folders of raw files in, records with a card out.
+
+    python -m jax_mrissl.prepare --dataset=alzheimer_mri --raw_dir=DIR --data_dir=data
+
+    python -m jax_mrissl.prepare --dataset=brain_mri --raw_dir=kaggle/classification \
+        --raw_dir=kaggle/detection --raw_dir=dicom --data_dir=data --canvas=160
+
+    python -m jax_mrissl.prepare --dataset=folder --name=mine --raw_dir=DIR \
+        --classes=benign,malignant --group='(sub-[0-9]+)' --data_dir=data
+
+    python -m jax_mrissl.prepare --dataset=demo --data_dir=data
+
+Datasets: alzheimer_mri, brain_mri, folder (your own), demo and smoke (simulated, no
+raw files needed). Started again, the same command goes on where it stopped, and does
+nothing that is done. Research use; not a medical device.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from jax_mrissl.core.command import run_command
+from jax_mrissl.core.errors import UserError
+
+_DATASET = flags.DEFINE_string('dataset', None, 'Its name in the catalog.')
+_RAW_DIR = flags.DEFINE_multi_string(
+    'raw_dir', [], 'A folder of raw files; several to be merged.'
+)
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where prepared datasets go.')
+_CANVAS = flags.DEFINE_integer(
+    'canvas', 160, 'Height and width of the stored images, in pixels.'
+)
+_VERSION = flags.DEFINE_string(
+    'version', '', 'Of the prepared dataset. Default: as the catalog says.'
+)
+_WORKERS = flags.DEFINE_integer(
+    'workers', 0, 'Processes; 0: one for each CPU.', lower_bound=0
+)
+_OVERWRITE = flags.DEFINE_bool(
+    'overwrite', False, 'Replace an earlier set that was prepared otherwise.'
+)
+_KEEP_PRIVATE = flags.DEFINE_bool(
+    'keep_private', True, 'Write private/, which tells raw files and patients.'
+)
+_NAME = flags.DEFINE_string('name', '', 'folder: the name of the prepared dataset.')
+_CLASSES = flags.DEFINE_list(
+    'classes', [], 'folder: folder names that are the classes.'
+)
+_GROUP = flags.DEFINE_string(
+    'group',
+    '',
+    "folder: the subject. A number: that folder level. 'image': each image. 'pixels': "
+    'neighbouring slices, by likeness. Else a regular expression with one bracket. '
+    'Default: PatientID of DICOM, else each image.',
+)
+_TABLE = flags.DEFINE_string(
+    'table',
+    '',
+    'folder: a CSV file; columns file, and any of group, label, target, site.',
+)
+
+
+def main(argv: list[str]) -> None:
+    """Prepares the dataset of the flags, and says what came of it."""
+    if argv[1:]:
+        raise UserError(f'{argv[1]!r} is no flag. Flags begin with --; see --help.')
+    if not _DATASET.value or not _DATA_DIR.value:
+        missing = '--data_dir' if _DATASET.value else '--dataset'
+        raise UserError(f'{missing} is missing. Examples:\n{_examples()}')
+    # Imported late, so that --help and a typo are answered at once.
+    from jax_mrissl.data.preparation import prepare_dataset
+
+    prepared = prepare_dataset(
+        _DATASET.value,
+        _RAW_DIR.value,
+        _DATA_DIR.value,
+        canvas=_CANVAS.value,
+        version=_VERSION.value,
+        workers=_WORKERS.value,
+        overwrite=_OVERWRITE.value,
+        keep_private=_KEEP_PRIVATE.value,
+        own=_own(),
+    )
+    print(_summary(prepared))
+
+
+def _own():
+    from jax_mrissl.data.preparation import OwnFolder
+
+    given = any([_NAME.value, _CLASSES.value, _GROUP.value, _TABLE.value])
+    if not given:
+        return None
+    return OwnFolder(
+        name=_NAME.value or 'folder',
+        classes=tuple(_CLASSES.value),
+        subject=_subject(_GROUP.value),
+        table=Path(_TABLE.value).expanduser() if _TABLE.value else None,
+    )
+
+
+def _subject(group: str):
+    from jax_mrissl.data import spec
+
+    if not group:
+        return None
+    if group.isdigit():
+        return spec.FolderLevel(int(group))
+    kinds = {'image': spec.EachImage(), 'pixels': spec.NeighbouringSlices()}
+    return kinds.get(group) or spec.PathPattern(group)
+
+
+def _summary(prepared) -> str:
+    card, folder = prepared.card, prepared.folder
+    if prepared.was_there:
+        return (
+            f'{folder} is already prepared, from these files and with these options: '
+            'nothing to do.'
+        )
+    counts = card['counts']
+    lines = [
+        f'{"SIMULATED. " if card["simulated"] else ""}{counts["images"]:,} images of '
+        f'{counts["subjects"]:,} subjects kept, from {counts["files"]:,} files.',
+        f'{counts["duplicates"]:,} left out as repeats of another image.',
+    ]
+    lines += [f'{n:,} left out: {reason}.' for reason, n in counts['rejected'].items()]
+    lines += [
+        *card['notes'],
+        card['subjects']['found'],
+        f'Look at it: {folder / "contact_sheet.png"}',
+        f'Card: {folder / "card.md"}',
+    ]
+    return '\n'.join(lines)
+
+
+def _examples() -> str:
+    return '\n'.join(
+        line for line in (__doc__ or '').splitlines() if line.startswith('    ')
+    )
+
+
+if __name__ == '__main__':
+    run_command(main, __doc__)

@@ -1,0 +1,1 @@
+"""One file in, its slices out; the reader is chosen by content."""

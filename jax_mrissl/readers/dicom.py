@@ -1,0 +1,270 @@
+"""DICOM: stored values to the scan's own unit, and what the header says of them."""
+
+import logging
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from jax_mrissl.core.errors import UnreadableFile
+from jax_mrissl.readers.image import gray_if_equal
+from jax_mrissl.readers.slice import UNKNOWN, Slice
+
+# No detector has more; a header that claims more is damaged or a trap.
+_MAX_FRAME_PIXELS = 1 << 27
+# A deflated file is at most 1,032 times as large when inflated; no series is larger.
+_MAX_INFLATED_BYTES = 1 << 31
+
+
+def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
+    """Reads a DICOM file, frame by frame, or one frame.
+
+    Stored bits, sign, modality LUT or rescale, MONOCHROME1 (inverted) and pixel padding
+    (NaN) are applied, in that order of the standard; a window is only reported. Colour
+    images come as RGB pictures.
+
+    Raises:
+        UnreadableFile: 'DICOM object without pixels', 'unsupported compression',
+            'Siemens mosaic', 'image too large', 'truncated' or 'damaged'.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        # It logs what it mends; thousands of lines help nobody.
+        logging.getLogger('pydicom').setLevel(logging.CRITICAL)
+        header = _header(path)
+        count = int(_number(header, 'NumberOfFrames', 1)) or 1
+        for index in range(count) if frame is None else (frame,):
+            yield _slice(path, header, index, count)
+
+
+def _header(path: Path) -> pydicom.Dataset:
+    _refuse_bomb(path)
+    try:
+        header = pydicom.dcmread(path, force=True)
+    except EOFError as error:
+        raise UnreadableFile(path, 'truncated', str(error)) from error
+    except Exception as error:  # its parser has no common base class of errors
+        raise UnreadableFile(path, 'damaged', repr(error)) from error
+    kinds = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
+    if not any(kind in header for kind in kinds):
+        raise UnreadableFile(path, 'DICOM object without pixels')
+    if 'TransferSyntaxUID' not in header.file_meta:  # a file without its preamble
+        implicit, little = header.original_encoding
+        explicit = pydicom.uid.ExplicitVRLittleEndian
+        plain = explicit if little else pydicom.uid.ExplicitVRBigEndian
+        header.file_meta.TransferSyntaxUID = (
+            pydicom.uid.ImplicitVRLittleEndian if implicit else plain
+        )
+    rows, columns = (_number(header, side, 0) for side in ('Rows', 'Columns'))
+    if rows <= 0 or columns <= 0:
+        raise UnreadableFile(path, 'damaged', 'no rows or columns')
+    if rows * columns > _MAX_FRAME_PIXELS:
+        raise UnreadableFile(path, 'image too large', f'{rows} x {columns}')
+    if 'MOSAIC' in _texts(header, 'ImageType'):
+        raise UnreadableFile(path, 'Siemens mosaic')
+    return header
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Inflates a deflated file step by step, without keeping it, up to the bound."""
+    with open(path, 'rb') as file:
+        start = file.read(1024)
+        if DeflatedExplicitVRLittleEndian.encode() + b'\0' not in start:
+            return
+        # (0002,0000) is the first element; its value counts from byte 144.
+        file.seek(144 + int.from_bytes(start[140:144], 'little'))
+        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        data = file.read(1 << 16)
+        try:
+            while data and not inflate.eof:
+                size += len(inflate.decompress(data, 1 << 24))
+                data = inflate.unconsumed_tail or file.read(1 << 16)
+                if size > _MAX_INFLATED_BYTES:
+                    raise UnreadableFile(path, 'image too large', 'inflated')
+        except zlib.error as error:
+            raise UnreadableFile(path, 'damaged', str(error)) from error
+
+
+def _slice(path: Path, header: pydicom.Dataset, index: int, count: int) -> Slice:
+    try:
+        stored = pixel_array(header, index=index)
+    except (RuntimeError, NotImplementedError, AttributeError, KeyError) as error:
+        known = header.file_meta.TransferSyntaxUID.is_transfer_syntax
+        lacking = 'plugin' in str(error) or 'decoder' in str(error) or not known
+        reason = 'unsupported compression' if lacking else 'damaged'
+        raise UnreadableFile(path, reason, str(error)) from error
+    except Exception as error:  # each codec has errors of its own
+        words = str(error)
+        cut = 'less than the expected' in words or 'length of the pixel data' in words
+        raise UnreadableFile(path, 'truncated' if cut else 'damaged', words) from error
+    pixels, window = _in_units(header, stored, index)
+    return Slice(
+        pixels=pixels,
+        frame=index,
+        spacing_mm=_spacing_mm(header, index),
+        position=_position(header, index, count),
+        window=window,
+        modality=str(header.get('Modality') or ''),
+        series=str(header.get('SeriesInstanceUID') or ''),
+        subject=str(
+            header.get('PatientID')
+            or header.get('PatientName')
+            or header.get('StudyInstanceUID')
+            or ''
+        ).strip(),
+    )
+
+
+def _in_units(
+    header: pydicom.Dataset, stored: np.ndarray, index: int
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Applies the header's rules to stored values, [H, W] or [H, W, 3]."""
+    photometric = str(header.get('PhotometricInterpretation') or 'MONOCHROME2')
+    if photometric == 'PALETTE COLOR':
+        stored = apply_color_lut(stored, header)
+    if stored.ndim == 3:
+        if stored.dtype != np.uint8:
+            bits = 16 if photometric == 'PALETTE COLOR' else int(header.BitsStored)
+            stored = (stored >> max(bits - 8, 0)).astype(np.uint8)
+        return gray_if_equal(stored), None
+    padding = _padding(header, stored)
+    lowest, highest = float(np.min(stored)), float(np.max(stored))
+    if np.issubdtype(stored.dtype, np.integer):
+        stored, lowest, highest = _stored_bits(header, stored)
+    if header.get('ModalityLUTSequence'):
+        pixels = np.asarray(apply_modality_lut(stored, header), np.float32)
+        lowest, highest = float(pixels.min()), float(pixels.max())
+    else:
+        slope = _number(header, 'RescaleSlope', 1.0, index) or 1.0
+        intercept = _number(header, 'RescaleIntercept', 0.0, index)
+        pixels = (stored * slope + intercept).astype(np.float32)
+        lowest, highest = (v * slope + intercept for v in (lowest, highest))
+    window = _window(header, index)
+    if photometric == 'MONOCHROME1':
+        # About the middle of what could be stored: the same for all of a series.
+        pixels = np.float32(lowest + highest) - pixels
+        if window:
+            window = lowest + highest - window[1], lowest + highest - window[0]
+    pixels[padding] = np.nan
+    return pixels, window
+
+
+def _stored_bits(
+    header: pydicom.Dataset, stored: np.ndarray
+) -> tuple[np.ndarray, float, float]:
+    """Drops the bits that are not the image's, such as old overlays."""
+    bits = int(_number(header, 'BitsStored', 8 * stored.itemsize))
+    bits = bits if 0 < bits < 8 * stored.itemsize else 8 * stored.itemsize
+    values = stored.astype(np.int64)
+    if not header.file_meta.TransferSyntaxUID.is_encapsulated:
+        values >>= max(int(_number(header, 'HighBit', bits - 1)) - bits + 1, 0)
+    values &= (1 << bits) - 1
+    if np.issubdtype(stored.dtype, np.unsignedinteger):
+        return values, 0.0, float((1 << bits) - 1)
+    half = 1 << (bits - 1)
+    return (values ^ half) - half, float(-half), float(half - 1)
+
+
+def _padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
+    """Finds the pixels that only fill the rectangle, bool [H, W]."""
+    first = _number(header, 'PixelPaddingValue', UNKNOWN)
+    if np.isnan(first):
+        return np.zeros(stored.shape, bool)
+    last = _number(header, 'PixelPaddingRangeLimit', first)
+    if np.issubdtype(stored.dtype, np.integer):
+        # The tag's sign may contradict the pixels': 63536 then means -2000.
+        span, limits = 1 << (8 * stored.itemsize), np.iinfo(stored.dtype)
+        first, last = (
+            v - span if v > limits.max else v + span if v < limits.min else v
+            for v in (first, last)
+        )
+    return (stored >= min(first, last)) & (stored <= max(first, last))
+
+
+def _window(header: pydicom.Dataset, index: int) -> tuple[float, float] | None:
+    """Gives the ends of the first window; those of width 0 are placeholders."""
+    centre = _number(header, 'WindowCenter', UNKNOWN, index)
+    width = _number(header, 'WindowWidth', UNKNOWN, index)
+    if not width > 0 or np.isnan(centre):
+        return None
+    return centre - width / 2, centre + width / 2
+
+
+def _spacing_mm(header: pydicom.Dataset, index: int) -> tuple[float, float]:
+    for keyword in ('PixelSpacing', 'ImagerPixelSpacing'):
+        row, column = _numbers(header, keyword, index, count=2)
+        if row > 0 and column > 0:
+            return row, column
+    return UNKNOWN, UNKNOWN
+
+
+def _position(header: pydicom.Dataset, index: int, count: int) -> float:
+    """Projects the slice's corner on the normal of its plane, in mm."""
+    corner = _numbers(header, 'ImagePositionPatient', index, count=3)
+    axes = _numbers(header, 'ImageOrientationPatient', index, count=6)
+    if not np.isnan([*corner, *axes]).any():
+        return round(float(np.dot(np.cross(axes[:3], axes[3:]), corner)), 3)
+    if count > 1:
+        return float(index)
+    return _number(header, 'InstanceNumber', UNKNOWN)
+
+
+# Where multi-frame objects keep what single-frame ones have at the top.
+_GROUPS = {
+    'ImagePositionPatient': 'PlanePositionSequence',
+    'ImageOrientationPatient': 'PlaneOrientationSequence',
+    'PixelSpacing': 'PixelMeasuresSequence',
+    'RescaleSlope': 'PixelValueTransformationSequence',
+    'RescaleIntercept': 'PixelValueTransformationSequence',
+    'WindowCenter': 'FrameVOILUTSequence',
+    'WindowWidth': 'FrameVOILUTSequence',
+}
+
+
+def _values(header: pydicom.Dataset, keyword: str, index: int) -> list[Any]:
+    """Gives the values of a tag: the frame's own, all frames', or the object's."""
+    places = []
+    if keyword in _GROUPS:
+        per_frame = header.get('PerFrameFunctionalGroupsSequence') or []
+        shared = header.get('SharedFunctionalGroupsSequence') or []
+        for group in [*per_frame[index : index + 1], *shared[:1]]:
+            places.extend((group.get(_GROUPS[keyword]) or [])[:1])
+    for place in [*places, header]:
+        try:
+            value = place.get(keyword)
+        except Exception:  # a value that its own type does not allow
+            continue
+        if value is not None and value != '':
+            many = isinstance(value, list | tuple | pydicom.multival.MultiValue)
+            return list(value) if many else [value]
+    return []
+
+
+def _numbers(
+    header: pydicom.Dataset, keyword: str, index: int, *, count: int
+) -> list[float]:
+    """Gives `count` numbers; all NaN unless all of them are there and finite."""
+    try:
+        numbers = [float(v) for v in _values(header, keyword, index)[:count]]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) < count or not np.isfinite(numbers).all():
+        return [UNKNOWN] * count
+    return numbers
+
+
+def _number(
+    header: pydicom.Dataset, keyword: str, missing: float, index: int = 0
+) -> float:
+    number = _numbers(header, keyword, index, count=1)[0]
+    return missing if np.isnan(number) else number
+
+
+def _texts(header: pydicom.Dataset, keyword: str) -> list[str]:
+    return [str(value) for value in _values(header, keyword, 0)]

@@ -1,0 +1,71 @@
+"""Reads any raw file: the reader is chosen by content, not by suffix."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jax_mrissl.core.errors import UnreadableFile
+from jax_mrissl.readers import dicom, image
+from jax_mrissl.readers.slice import Reader, Slice
+
+KINDS: dict[str, Reader] = {'JPEG': image.read, 'PNG': image.read, 'DICOM': dicom.read}
+
+# What is met in folders of images and cannot be read, by how it begins.
+_REFUSED = (
+    (b'II*\0', 'unsupported format: TIFF'),
+    (b'MM\0*', 'unsupported format: TIFF'),
+    (b'GIF8', 'unsupported format: GIF'),
+    (b'BM', 'unsupported format: BMP'),
+    (b'\x5c\x01\0\0', 'unsupported format: NIfTI or Analyze'),
+    (b'\0\0\x01\x5c', 'unsupported format: NIfTI or Analyze'),
+    (b'PK\x03\x04', 'an archive: unpack it first'),
+    (b'\x1f\x8b', 'an archive: unpack it first'),
+    (b'version https://git-lfs', 'a Git LFS pointer instead of the file'),
+    (b'<!DOCTYPE html', 'a web page instead of the file'),
+    (b'<html', 'a web page instead of the file'),
+)
+
+
+def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
+    """Yields the slices of a file, or the one with index `frame`.
+
+    Raises:
+        UnreadableFile: whatever is wrong with the file; no other error.
+    """
+    try:
+        yield from KINDS[_kind(path)](path, frame)
+    except UnreadableFile:
+        raise
+    except PermissionError as error:
+        raise UnreadableFile(path, 'no permission to read it') from error
+    except MemoryError as error:
+        raise UnreadableFile(path, 'image too large', 'out of memory') from error
+    except Exception as error:  # a damaged file may break a decoder in any way
+        raise UnreadableFile(path, 'damaged', repr(error)) from error
+
+
+def _kind(path: Path) -> str:
+    if not path.is_file():  # a pipe or a device would block for ever
+        raise UnreadableFile(path, 'not a file')
+    with open(path, 'rb') as file:
+        start = file.read(132)
+    if not start:
+        raise UnreadableFile(path, 'empty file')
+    if start.startswith(b'\xff\xd8\xff'):
+        return 'JPEG'
+    if start.startswith(b'\x89PNG\r\n\x1a\n'):
+        return 'PNG'
+    # Without its preamble a DICOM file begins with an element of group 2 or 8.
+    if start[128:] == b'DICM' or _begins_with_element(start):
+        return 'DICOM'
+    for magic, reason in _REFUSED:
+        if start.startswith(magic):
+            raise UnreadableFile(path, reason)
+    raise UnreadableFile(path, 'not an image')
+
+
+def _begins_with_element(start: bytes) -> bool:
+    group, element = start[:2], start[2:4]
+    if group not in (b'\x02\0', b'\x08\0') or len(start) < 8:
+        return False
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    return element[1:] == b'\0' and (explicit or start[6:8] == b'\0\0')

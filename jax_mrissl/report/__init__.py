@@ -1,0 +1,1 @@
+"""Run directories and arrays in, pictures and text out."""
