@@ -1,4 +1,4 @@
-"""Prepares a dataset: folders of raw files in, records with a card out.
+r"""Prepares a dataset: folders of raw files in, records with a card out.
 
     python -m jax_mrissl.prepare --dataset=alzheimer_mri --raw_dir=DIR --data_dir=data
 
@@ -118,8 +118,8 @@ def _summary(prepared) -> str:
         )
     counts = card['counts']
     lines = [
-        f'{"SIMULATED. " if card["simulated"] else ""}{counts["images"]:,} images of '
-        f'{counts["subjects"]:,} subjects kept, from {counts["files"]:,} files.',
+        f'{"SIMULATED. " if card["simulated"] else ""}{counts["images"]:,} images in '
+        f'{counts["groups"]:,} groups kept, from {counts["files"]:,} files.',
         f'{counts["duplicates"]:,} left out as repeats of another image.',
     ]
     lines += [f'{n:,} left out: {reason}.' for reason, n in counts['rejected'].items()]

@@ -2,7 +2,6 @@
 
 import difflib
 import errno
-import inspect
 import logging as python_logging
 import re
 import sys
@@ -167,14 +166,16 @@ def _wrong_field(error: Exception, argv: Sequence[str]) -> str:
 
 def _help(doc: str | None) -> str:
     """Shows the docstring and the flags of the command itself."""
-    lines = [inspect.cleandoc(doc or ''), '', 'Flags:']
+    lines = [(doc or '').strip(), '', 'Flags:']
     for flag in sorted(
         flags.FLAGS.get_key_flags_for_module(sys.argv[0]), key=lambda flag: flag.name
     ):
         default = '' if flag.default in (None, [], '') else f' Default: {flag.default}.'
+        # absl adds to some, behind a semicolon, that they may be repeated.
+        help_text = ' '.join((flag.help or '').replace('.;', '.').split())
         lines.append(f'  --{flag.name}')
         lines += textwrap.wrap(
-            f'{flag.help}{default}',
+            f'{help_text}{default}',
             width=88,
             initial_indent='      ',
             subsequent_indent='      ',

@@ -6,11 +6,9 @@ from typing import Any, Literal
 
 Unit = Literal['subject', 'slice']
 
-# What a row's notes may say; tables explain those that occur.
+# Notes of rows. An under-trained arm is no result: tables show that instead of numbers.
 UNDER_TRAINED = 'under-trained'
-SIMULATED = 'simulated data'
-RANDOM_GUESS = 'random guess'
-LEAKY = 'leaky'
+SIMULATED = 'simulated'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +35,15 @@ class ArmResult:
 
     Attributes:
         arm: what it learned from, in the study's words.
-        mode: how it was put to the task: 'finetune', 'linear probe', 'knn', '-'.
+        mode: how it was put to the task: 'linear', 'full'; '' where there is nothing
+            to train.
         unit: what one observation is.
         subjects, slices: how many were tested.
         log_loss, accuracy, macro_auroc: the results.
         prior_log_loss: of the class prior, over the same unit.
-        training_log_loss: where training ended, over slices; None where nothing was
-            trained.
-        notes: of the vocabulary above, or others.
+        training_log_loss: where training ended, over slices, mean over folds; None
+            where nothing was trained.
+        notes: the two above, or others.
     """
 
     arm: str

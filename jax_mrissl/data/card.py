@@ -97,7 +97,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         '',
         f'- Source: {card["source"]}',
         f'- Terms: {card["terms"]}',
-        f'- Images: {counts["images"]:,} of {counts["subjects"]:,} subjects, from '
+        f'- Images: {counts["images"]:,} in {counts["groups"]:,} groups, from '
         f'{counts["files"]:,} files',
         f'- Stored: {card["canvas"]} x {card["canvas"]} pixels, {card["channels"]} '
         'channel(s), 8 bits; the longer side scaled to the canvas (bicubic, '
@@ -110,7 +110,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         *(f'- {note}' for note in card['notes']),
         f'- Fingerprint: `{card["fingerprint"]}`',
         '',
-        '| part | images | subjects | '
+        '| part | images | groups | '
         + ' | '.join([*card['classes'], 'unlabelled'])
         + ' |',
         '|---' * (4 + len(card['classes'])) + '|',
@@ -121,7 +121,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         parts |= {f'source {name}': part for name, part in counts['sources'].items()}
     for name, part in parts.items():
         by_class = [part['classes'].get(c, 0) for c in [*card['classes'], 'unlabelled']]
-        cells = [part['images'], part['subjects'], *by_class]
+        cells = [part['images'], part['groups'], *by_class]
         lines.append(f'| {name} | ' + ' | '.join(f'{c:,}' for c in cells) + ' |')
     lines += ['', 'Left out:', '', '| reason | images |', '|---|---|']
     left_out = {DUPLICATE: counts['duplicates'], **counts['rejected']}
@@ -146,9 +146,9 @@ def _count(spec: DatasetSpec, items: Sequence[Item]) -> dict[str, Any]:
     )
     return {
         'images': len(items),
-        'subjects': len({item.group for item in items}),
+        'groups': len({item.group for item in items}),
         'classes': dict(sorted(labels.items())),
-        'subjects_by_class': {
+        'groups_by_class': {
             name: len({i.group for i in items if i.label == label})
             for label, name in enumerate(spec.classes)
             if labels[name]

@@ -18,13 +18,17 @@ from scipy import ndimage
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.report.png import encode_png
 
-# Mean atrophy of a class, in standard deviations of a class. The classes overlap.
+# Mean atrophy of a class, and its standard deviation within each. Classes overlap.
 SEVERITIES = {
     'NonDemented': 0.0,
     'VeryMildDemented': 1.5,
     'MildDemented': 3.0,
     'ModerateDemented': 4.5,
 }
+_SPREAD = 0.6
+# Mean and standard deviation. In the middle of the classes: gray values lent by a brain
+# with far less fluid leave no dark ones for the last parts of large ventricles.
+_DECOY_ATROPHY = (1.2, 0.4)
 _SHARES = (0.5, 0.35, 0.14, 0.01)  # of the 200 subjects of the real set
 
 _TEXT = {'Description': 'Simulated brain MRI; no patient. MNI152 template, deformed.'}
@@ -70,8 +74,8 @@ class Scale:
 
 
 DEMO = Scale(
-    size=128,
-    subjects=(40, 28, 11, 1),
+    size=112,
+    subjects=(30, 21, 8, 1),
     slices=32,
     spacing_mm=1.25,
     series=100,
@@ -79,7 +83,7 @@ DEMO = Scale(
 )
 # Three classes (Moderate joined to Mild) of at least five subjects: five folds.
 SMALL = Scale(
-    size=48, subjects=(7, 6, 4, 1), slices=4, spacing_mm=5.0, series=12, series_slices=5
+    size=48, subjects=(7, 6, 4, 1), slices=4, spacing_mm=3.0, series=12, series_slices=5
 )
 
 
@@ -100,7 +104,7 @@ def write_raw(
             only when it is complete.
         seed: of everything random.
         small: whether to write the smaller one, which takes seconds, for trials.
-        progress: called with the number of images written and of all. None: nobody.
+        progress: called with the number of subjects written and of all. None: nobody.
 
     Returns: `folder`.
 
@@ -118,16 +122,15 @@ def write_raw(
     part = folder.with_name(f'{folder.name}.part')
     shutil.rmtree(part, ignore_errors=True)
 
-    def write_labelled(label: int, index: int) -> int:
+    def write_labelled(label: int, index: int) -> None:
         images = labelled_images(atlas, scale, seed=seed, label=label, index=index)
         name = f'sub-{1000 * (label + 1) + index + 1:04d}'
-        return _write(part / 'labelled' / list(SEVERITIES)[label], name, images)
+        _write(part / 'labelled' / list(SEVERITIES)[label], name, images)
 
-    def write_series(index: int) -> int:
+    def write_series(index: int) -> None:
         images = unlabelled_images(atlas, scale, seed=seed, index=index)
-        return _write(part / 'pretrain', f'sub-{index + 1:04d}', images)
+        _write(part / 'pretrain', f'sub-{index + 1:04d}', images)
 
-    total = sum(scale.subjects) * scale.slices + scale.series * scale.series_slices
     # Threads suffice: NumPy, SciPy and zlib let go of the lock while they work.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [
@@ -136,11 +139,10 @@ def write_raw(
             for index in range(count)
         ]
         jobs += [pool.submit(write_series, index) for index in range(scale.series)]
-        done = 0
-        for job in jobs:
-            done += job.result()
+        for done, job in enumerate(jobs, start=1):
+            job.result()
             if progress:
-                progress(done, total)
+                progress(done, len(jobs))
     os.replace(part, folder)
     return folder
 
@@ -152,15 +154,15 @@ class Atlas:
     Args:
         gray, white: share of that tissue, float32 [X, Y, Z] in [0, 1].
         head: uint8 [X, Y, Z], 1 inside the skull.
-        outwards: away from the ventricles, float32 [3, X/2, Y/2, Z/2], voxels of
-            2 mm; length at most 1, falling to 0 far from them.
+        wall: of the ventricles: the distance to it in mm, negative inside, and its
+            three slopes, float32 [4, X/2, Y/2, Z/2], voxels of 2 mm.
         origin_mm: MNI coordinates of the first voxel, float32 [3].
     """
 
     gray: np.ndarray
     white: np.ndarray
     head: np.ndarray
-    outwards: np.ndarray
+    wall: np.ndarray
     origin_mm: np.ndarray
 
 
@@ -190,13 +192,12 @@ def load_atlas() -> Atlas:
         gray,
         white,
         head.astype(np.uint8),
-        _outwards((gray + white)[::2, ::2, ::2], origin_mm),
+        _wall((gray + white)[::2, ::2, ::2], origin_mm),
         origin_mm,
     )
 
 
-def _outwards(tissue: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
-    """The direction in which ventricles grow, times how far the growth reaches."""
+def _wall(tissue: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
     # The box holds the lateral and third ventricles and no sulcus.
     low, high = np.array([(-36, -46, -8), (36, 36, 30)]) - origin_mm
     box = tuple(slice(int(a / 2), int(b / 2)) for a, b in zip(low, high, strict=True))
@@ -209,43 +210,38 @@ def _outwards(tissue: np.ndarray, origin_mm: np.ndarray) -> np.ndarray:
         ndimage.distance_transform_edt(~ventricles)
         - ndimage.distance_transform_edt(ventricles)
     )
-    slopes = np.stack(np.gradient(ndimage.gaussian_filter(distance_mm, 1.0), 2.0))
-    reach = np.clip(1 - np.abs(distance_mm) / 32, 0, 1) ** 2
-    return (slopes * reach).astype(np.float32)
+    slopes = np.gradient(ndimage.gaussian_filter(distance_mm, 1.0), 2.0)
+    return np.stack([distance_mm, *slopes]).astype(np.float32)
 
 
 def labelled_images(
-    atlas: Atlas, scale: Scale, *, seed: int, label: int, index: int
+    atlas: Atlas, scale: Scale, *, seed: int, label: int, index: int, decoy: bool = True
 ) -> np.ndarray:
     """Simulates the axial slices of one labelled subject.
 
     Brighter and darker pixels are as many as in a decoy: the same head, slices,
-    contrast and noise with the atrophy of a subject of a class drawn at random. So
+    contrast and noise, with an atrophy drawn without regard to the class. So
     nothing that is counted over an image's pixels, wherever they lie, knows the class.
+
+    Args:
+        atlas: the average head.
+        scale: how many slices of which size.
+        seed: of the cohort.
+        label: the class, an index into SEVERITIES.
+        index: which subject of the class; none depends on another.
+        decoy: False leaves the pixels their own values, to show what the decoy is for.
 
     Returns: uint8 [slices, size, size].
     """
     rng = np.random.default_rng([seed, 1, label, index])
-    atrophy = list(SEVERITIES.values())[label] + rng.normal(0, 0.8)
-    own, decoy = _Brain.draw(rng, atrophy), _Brain.draw(rng, _any_atrophy(rng))
-    middle_mm = rng.normal(12.0, 1.0)
+    atrophy = list(SEVERITIES.values())[label] + rng.normal(0, _SPREAD)
+    own = _Brain.draw(rng, atrophy)
+    other = _Brain.draw(rng, rng.normal(*_DECOY_ATROPHY))
+    middle_mm = rng.normal(11.0, 1.5)
     steps = np.arange(scale.slices) - (scale.slices - 1) / 2
     points_mm = _points('axial', middle_mm + scale.spacing_mm * steps, scale.size)
     scan = _Scan.draw(rng, 't1')
-    places_mm = _bend(rng, points_mm)
-    inside = _sample(atlas.head, places_mm - _column(atlas.origin_mm)) > 0.5
-    noise = rng.standard_normal((2, *inside.shape), np.float32)
-    folds, bias = _random_field(rng, 1.0, points_mm), _random_field(rng, 6.0, points_mm)
-    images = [
-        scan.acquire(brain.tissues(atlas, places_mm, folds), bias, noise)
-        for brain in (own, decoy)
-    ]
-    return np.stack(
-        [
-            _with_pixels_of(*pair, mask)
-            for *pair, mask in zip(*map(scan.digitise, images), inside, strict=True)
-        ]
-    )
+    return _image(rng, atlas, own, other if decoy else own, scan, points_mm)
 
 
 def unlabelled_images(
@@ -261,12 +257,36 @@ def unlabelled_images(
     brain = _Brain.draw(rng, _any_atrophy(rng))
     positions_mm = np.linspace(*_REACH_MM[plane], scale.series_slices)
     points_mm = _points(plane, positions_mm + rng.normal(0, 1.5), scale.size)
-    places_mm = _bend(rng, points_mm)
-    inside = _sample(atlas.head, places_mm - _column(atlas.origin_mm)) > 0.5
-    noise = rng.standard_normal((2, *inside.shape), np.float32)
-    folds, bias = _random_field(rng, 1.0, points_mm), _random_field(rng, 6.0, points_mm)
-    tissues = brain.tissues(atlas, places_mm, folds)
-    return scan.digitise(scan.acquire(tissues, bias, noise)) * inside
+    return _image(rng, atlas, brain, brain, scan, points_mm)
+
+
+def _image(
+    rng: np.random.Generator,
+    atlas: Atlas,
+    brain: '_Brain',
+    decoy: '_Brain',
+    scan: '_Scan',
+    points_mm: np.ndarray,
+) -> np.ndarray:
+    """Images a brain at points [3, N, H, W] with its decoy's gray values, uint8."""
+    shape = points_mm.shape[1:]
+    points_mm = points_mm.reshape(3, -1)
+    voxels = _bend(rng, points_mm) - atlas.origin_mm[:, None]
+    inside = _sample(atlas.head, voxels) > 0.5
+    points_mm, voxels = points_mm[:, inside], voxels[:, inside]
+    folds = _sample_field(_random_field(rng, 1.0), points_mm)
+    bias = _sample_field(_random_field(rng, 6.0), points_mm)
+    wall = np.stack([_sample(part, voxels / 2) for part in atlas.wall])
+    values = scan.signal(brain.tissues(atlas, voxels, wall, folds), bias)
+    if decoy != brain:
+        # Rank by rank within each slice, before the noise: noise that is ranked turns
+        # into salt and pepper.
+        lent = scan.signal(decoy.tissues(atlas, voxels, wall, folds), bias)
+        slices = np.flatnonzero(inside) // (shape[1] * shape[2])
+        values[np.lexsort((values, slices))] = lent[np.lexsort((lent, slices))]
+    image = np.zeros(shape, np.uint8)
+    image.reshape(-1)[inside] = scan.digitise(values, rng)
+    return image
 
 
 @dataclass(frozen=True)
@@ -280,23 +300,27 @@ class _Brain:
     def draw(cls, rng: np.random.Generator, atrophy: float) -> '_Brain':
         # Two people of one atrophy differ: normal ageing, and how they were born.
         return cls(
-            growth_mm=max(0.6 + 1.2 * atrophy + rng.normal(0, 0.5), -0.5),
-            widening=0.4 + 0.3 * atrophy + rng.normal(0, 0.3),
+            growth_mm=max(0.5 + 2.0 * atrophy + rng.normal(0, 0.6), -0.5),
+            widening=0.4 + 0.5 * atrophy + rng.normal(0, 0.3),
         )
 
     def tissues(
-        self, atlas: Atlas, places_mm: np.ndarray, folds: np.ndarray
+        self, atlas: Atlas, voxels: np.ndarray, wall: np.ndarray, folds: np.ndarray
     ) -> np.ndarray:
-        """Shares of CSF, gray and white matter, float32 [3, N, H, W].
+        """Shares of CSF, gray and white matter, float32 [3, n].
 
         Args:
             atlas: the average head.
-            places_mm: where in the average head each pixel looks, [3, N, H, W].
-            folds: what differs between cortices, standard normal, [N, H, W].
+            voxels: where in the average head each pixel looks, [3, n].
+            wall: the atlas's `wall` there, [4, n].
+            folds: what differs between cortices, standard normal, [n].
         """
-        voxels = places_mm - _column(atlas.origin_mm)
-        outwards = np.stack([_sample(part, voxels / 2) for part in atlas.outwards])
-        voxels = voxels - np.float32(self.growth_mm) * outwards
+        # A pixel looks nearer to the ventricle, at most just inside its wall, or it
+        # would see the wall across; beyond 32 mm growth displaces nothing.
+        distance_mm, outwards = wall[0], wall[1:]
+        reach = np.clip(1 - np.abs(distance_mm) / 32, 0, 1) ** 2
+        shift_mm = np.minimum(self.growth_mm * reach, np.maximum(distance_mm + 2, 0))
+        voxels = voxels - shift_mm * outwards
         gray, white = _sample(atlas.gray, voxels), _sample(atlas.white, voxels)
         fluid = np.clip(1 - gray - white, 0, 1)
         # The average of 152 heads is blurred; powers above 1 make its edges sharp.
@@ -326,22 +350,21 @@ class _Scan:
             gamma=rng.uniform(0.85, 1.2),
         )
 
-    def acquire(
-        self, tissues: np.ndarray, bias: np.ndarray, noise: np.ndarray
-    ) -> np.ndarray:
-        """Magnitude image with Rician noise, float32 [N, H, W]."""
+    def signal(self, tissues: np.ndarray, bias: np.ndarray) -> np.ndarray:
         signal = np.tensordot(self.signals, tissues, axes=1)
-        signal *= np.exp(np.float32(self.bias) * bias)
-        real, imaginary = np.float32(self.noise) * noise
-        return np.hypot(signal + real, imaginary)
+        return signal * np.exp(np.float32(self.bias) * bias)
 
-    def digitise(self, image: np.ndarray) -> np.ndarray:
-        scaled = np.clip(self.level * image, 0, 1) ** np.float32(self.gamma)
-        return np.rint(255 * scaled).astype(np.uint8)
+    def digitise(self, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Adds Rician noise and gives gray values."""
+        noise = np.float32(self.noise) * rng.standard_normal(
+            (2, *signal.shape), np.float32
+        )
+        scaled = self.level * np.hypot(signal + noise[0], noise[1])
+        return np.rint(255 * np.clip(scaled, 0, 1) ** self.gamma).astype(np.uint8)
 
 
 def _any_atrophy(rng: np.random.Generator) -> float:
-    return rng.choice(list(SEVERITIES.values()), p=_SHARES) + rng.normal(0, 0.8)
+    return rng.choice(list(SEVERITIES.values()), p=_SHARES) + rng.normal(0, _SPREAD)
 
 
 def _points(plane: str, positions_mm: np.ndarray, size: int) -> np.ndarray:
@@ -367,51 +390,32 @@ def _bend(rng: np.random.Generator, points_mm: np.ndarray) -> np.ndarray:
     )
     matrix = (np.eye(3) + skew) @ np.diag(rng.normal(1.0, 0.02, 3))
     shift_mm = rng.normal(0, 1.0, 3) + _CENTRE_MM - matrix @ _CENTRE_MM
-    places = np.tensordot(matrix.astype(np.float32), points_mm, axes=1)
-    places += _column(shift_mm)
+    places = (
+        matrix.astype(np.float32) @ points_mm + shift_mm.astype(np.float32)[:, None]
+    )
     for place in places:
-        place += 1.8 * _random_field(rng, 3.0, points_mm)
-        place += 0.9 * _random_field(rng, 1.3, points_mm)
+        field = 2.3 * _random_field(rng, 3.0) + 1.1 * _random_field(rng, 1.3)
+        place += _sample_field(field, points_mm)
     return places
 
 
-def _random_field(
-    rng: np.random.Generator, smoothness: float, points_mm: np.ndarray
-) -> np.ndarray:
-    """A smooth field of standard deviation 1, float32 [N, H, W].
-
-    Args:
-        rng: where it comes from.
-        smoothness: standard deviation of the Gaussian kernel, in _GRID_MM.
-        points_mm: where it is wanted, [3, N, H, W].
-    """
+def _random_field(rng: np.random.Generator, smoothness: float) -> np.ndarray:
+    """A field of standard deviation 1 on its grid, smooth by so many steps of it."""
     field = rng.standard_normal((_GRID_COUNT,) * 3, np.float32)
     field = ndimage.gaussian_filter(field, smoothness, mode='wrap')
-    return _sample(field / field.std(), (points_mm - _GRID_ORIGIN_MM) / _GRID_MM)
+    return field / field.std()
+
+
+def _sample_field(field: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
+    return _sample(field, (points_mm - _GRID_ORIGIN_MM) / _GRID_MM)
 
 
 def _sample(volume: np.ndarray, voxels: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(volume, voxels, np.float32, order=1)
 
 
-def _column(vector: np.ndarray) -> np.ndarray:
-    return np.float32(vector).reshape(-1, 1, 1, 1)
-
-
-def _with_pixels_of(
-    image: np.ndarray, decoy: np.ndarray, inside: np.ndarray
-) -> np.ndarray:
-    """Gives `image` the gray values of `decoy`, rank by rank; 0 outside the head."""
-    values = np.empty_like(decoy[inside])
-    values[np.argsort(image[inside], kind='stable')] = np.sort(decoy[inside])
-    result = np.zeros_like(decoy)
-    result[inside] = values
-    return result
-
-
-def _write(folder: Path, name: str, images: np.ndarray) -> int:
+def _write(folder: Path, name: str, images: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images, start=1):
         path = folder / f'{name}_slice-{number:02d}.png'
         path.write_bytes(encode_png(image, text=_TEXT))
-    return len(images)

@@ -66,7 +66,9 @@ def check_folder(spec: DatasetSpec, folder: Path) -> None:
     above = next((p for p in here.parents if _is_complete(spec, p)), None)
     if _fits(spec, folder) and not (above and plain(here.name) in _splits(spec)):
         return
-    if above and here.relative_to(above).parts[:1]:
+    if above is None and spec.label_of_folder(here.name) >= 0:
+        above = here.parent if _has_classes(spec, here.parent) else None
+    if above:
         inside = f'it is inside the folder that is expected, {above}'
         raise UserError(
             f'The raw folder {folder} is too deep: {inside}.\nUse --raw_dir="{above}".'

@@ -132,6 +132,8 @@ def make_plan(
         UserError: nothing is left, or the subjects cannot be found.
     """
     items = _described(spec, files, hashes, facts, key, table)
+    if isinstance(spec.subject, PathPattern | FolderLevel):
+        items = [_by_path(spec.subject, item, files[item.file]) for item in items]
     items = _drop_duplicates(items, files)
     if all(item.reason for item in items):
         reasons = Counter(item.reason for item in items)
@@ -257,29 +259,26 @@ def _with_subjects(
     if isinstance(rule, NeighbouringSlices):
         items, told, gap = _by_likeness(rule, items, files)
     elif isinstance(rule, PathPattern | FolderLevel):
-        items = [_by_path(rule, item, files[item.file]) for item in items]
-        told = 'Subjects are read from the paths of the files.'
+        told = 'Groups are subjects, read from the paths of the files.'
     elif isinstance(rule, HeaderSubject):
         items = [
             dataclasses.replace(item, subject=item.facts.subject if item.facts else '')
             for item in items
         ]
-        told = 'Subjects are the PatientID of DICOM; each picture is its own subject.'
+        told = (
+            'Groups are the PatientID of DICOM; a picture, its subject unknown, is '
+            'its own group.'
+        )
     else:
         assert isinstance(rule, EachImage)
-        told = 'Each image is its own subject: nothing tells more.'
+        told = 'Each image is its own group: nothing tells more.'
     if table and 'group' in table.columns:
         rows = {number: row.group for number, row in table.rows.items() if row.group}
         items = [
             dataclasses.replace(item, subject=rows.get(item.file, item.subject))
             for item in items
         ]
-        told = f'Subjects are read from the table; where it is silent: {told}'
-    if all(item.reason for item in items):
-        raise UserError(
-            'No image is left: the rule for subjects fits the path of no file, as in '
-            f'{files[0].path!r}.'
-        )
+        told = f'Groups are read from the table; where it is silent: {told}'
     return items, told, gap
 
 
@@ -311,7 +310,9 @@ def _by_likeness(
             raise
         failure = str(error).partition('\n')[0]
     if by_name and failure:
-        told = f'Subjects are told by file names; unchecked by pixels: {failure}'
+        told = (
+            f'Groups are subjects, told by file names; unchecked by pixels: {failure}'
+        )
         return _named(items, named), told, None
     gap = found.between, found.within
     words = (
@@ -321,9 +322,9 @@ def _by_likeness(
     if by_name and same_partition(
         [named[row][0] for row in rows], found.groups.tolist()
     ):
-        told = f'Subjects are told by file names, and the pixels agree: {words}.'
+        told = f'Groups are subjects, told by file names; the pixels agree: {words}.'
         return _named(items, named), told, gap
-    first = {}
+    first: dict[int, str] = {}
     for row, group in zip(rows, found.groups, strict=True):
         first.setdefault(int(group), items[row].facts.pixel_sha256)  # type: ignore[union-attr]
     result = list(items)
@@ -332,7 +333,11 @@ def _by_likeness(
             items[row], subject=f'pixels {first[int(group)]}', position=float(rank + 1)
         )
     why = 'contradict the pixels' if by_name else 'do not tell them'
-    return result, f'Subjects are found by pixels, as file names {why}: {words}.', gap
+    return (
+        result,
+        f'Groups are subjects, found by pixels, as file names {why}: {words}.',
+        gap,
+    )
 
 
 def _by_names(

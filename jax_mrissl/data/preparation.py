@@ -525,8 +525,9 @@ def _draw_sheet(
     simulated = 'SIMULATED, no patients. ' if spec.simulated else ''
     return contact_sheet(
         spec.title,
-        f'{simulated}{counts["images"]:,} images of {counts["subjects"]:,} subjects, '
-        f'{card["canvas"]} x {card["canvas"]} pixels, {card["channels"]} channel(s)',
+        f'{simulated}{counts["images"]:,} images in {counts["groups"]:,} groups, '
+        f'{"gray" if card["channels"] == 1 else "colour"}, '
+        f'{card["canvas"]} x {card["canvas"]} pixels',
         rows,
         foot=f'{spec.name} {spec.version}, fingerprint {card["fingerprint"][:16]}. '
         'Research use; not a medical device.',

@@ -254,7 +254,9 @@ def _record(row: Row, canvas: int, channels: int) -> tuple[Placed, bytes]:
         'pixel_sha256': row.pixel_sha256,
     }
     declared, serializer = _serializer(channels)
-    return placed, serializer.serialize_example(declared.encode_example(example))
+    message = serializer.get_tf_example(declared.encode_example(example))
+    # Else the order of the features in the message is another in every process.
+    return placed, message.SerializeToString(deterministic=True)
 
 
 @functools.cache

@@ -44,8 +44,8 @@ def choose_examples(
         for (_, label), some in members.items():
             joined.setdefault(('', label), []).extend(some)
         members = joined
-    # Unlabelled images, of which there may be most, come last in their part.
-    keys = sorted(members, key=lambda key: (key[0], key[1] < 0, key[1]))
+    # Unlabelled images, of which there may be most, come last.
+    keys = sorted(members, key=lambda key: (key[1] < 0, key[1], key[0]))
     rows = []
     for part, label in keys[: 2 * _ROWS]:
         some = members[part, label]

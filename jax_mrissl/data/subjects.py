@@ -113,7 +113,7 @@ def groups_by_pixels(images: Sequence[np.ndarray], kinds: Sequence) -> PixelGrou
                 f'{len(rows):,} slices of one class are too many to compare all pairs '
                 f'(at most {_MOST_SLICES:,}): name the subjects by --group or --table.'
             )
-        trees[kind] = _tree(_correlations([images[row] for row in rows]))
+        trees[kind] = _tree(_correlations([images[int(row)] for row in rows]))
     threshold, within, between = _find_gap(trees, members)
     groups = np.zeros(len(kinds), np.int64)
     ranks = np.zeros(len(kinds), np.int64)
@@ -123,7 +123,7 @@ def groups_by_pixels(images: Sequence[np.ndarray], kinds: Sequence) -> PixelGrou
         for part in np.unique(parts):
             group = rows[parts == part]
             groups[group] = count
-            ranks[group] = _ranks(_correlations([images[row] for row in group]))
+            ranks[group] = _ranks(_correlations([images[int(row)] for row in group]))
             count += 1
     return PixelGroups(groups, ranks, round(1 - within, 4), round(1 - between, 4))
 

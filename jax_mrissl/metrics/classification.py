@@ -37,7 +37,8 @@ def accuracy(
 ) -> Any:
     """Share of rows whose most probable class is the true one (ties: the first)."""
     probabilities, labels = checked(probabilities, labels)
-    return _mean(np.float64(probabilities.argmax(1) == labels), weights)
+    right = probabilities.argmax(1) == labels
+    return _mean(right.astype(np.float64), weights)
 
 
 def balanced_accuracy(

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
+from scipy import special
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
+from jax_mrissl.core.errors import UserError
 from jax_mrissl.metrics.calibration import softmax
 from jax_mrissl.metrics.classification import by_subject, log_loss
 
@@ -16,9 +19,9 @@ Array = np.ndarray
 
 # Of the gradient of the mean loss; at 1e-6 log losses agree to five digits.
 _TOLERANCE = 1e-5
-_MAX_ITERATIONS = 2000
-# A class that training never showed is this far below the least likely of the others.
-_LOGIT_GAP_OF_UNSEEN = 15.0
+_MAX_ITERATIONS = 5000
+# A class that training never showed: unlikely, about 1 in 10,000, but not impossible.
+_LOGIT_OF_UNSEEN = -9.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,8 +73,8 @@ def fit_linear_probe(
 
     Args:
         train: float [n, F].
-        train_labels: int [n], in 0 … K-1. A class that does not occur gets a logit
-            far below all others.
+        train_labels: int [n], in 0 … K-1. A class that does not occur gets a
+            very low logit.
         held: float [m, F], the validation rows.
         held_labels: int [m].
         held_groups: text [m], the subject of each validation row.
@@ -79,21 +82,21 @@ def fit_linear_probe(
         l2_strengths: the grid.
 
     Raises:
-        ValueError: features that are not finite, or fewer than two classes in
+        UserError: features that are not finite, or fewer than two classes in
             training.
     """
     train = np.asarray(train, np.float64)
     held = np.asarray(held, np.float64)
     if not (np.isfinite(train).all() and np.isfinite(held).all()):
-        raise ValueError(
-            'Some features are not finite: the encoder diverged, or its checkpoint '
-            'is damaged.'
+        raise UserError(
+            'Some features of the encoder are not finite: its training diverged. Train '
+            'it with a lower learning rate.'
         )
     seen, targets = np.unique(train_labels, return_inverse=True)
     if len(seen) < 2:
-        raise ValueError(
+        raise UserError(
             f'A probe needs two classes in training; found {len(seen)} in '
-            f'{len(train)} rows.'
+            f'{len(train)} rows. Take fewer folds: --config.finetune.folds.'
         )
     mean, scale = train.mean(0), train.std(0)
     # A dead feature is the same number everywhere, up to rounding.
@@ -108,8 +111,10 @@ def fit_linear_probe(
     converged = True
     for strength in strengths:
         model.set_params(C=1 / strength)
-        with warnings.catch_warnings():
-            # It is told once, by the log, and kept in `converged`.
+        # The threads of so small a matrix product wait for each other on a busy
+        # machine: up to 0.2 s an iteration instead of 3 ms, at 4,096 x 512 on 2 cores.
+        with threadpool_limits(1), warnings.catch_warnings():
+            # Told by the log below, and kept in `converged`.
             warnings.simplefilter('ignore', ConvergenceWarning)
             model.fit(rows, targets)
         if model.n_iter_.max() >= _MAX_ITERATIONS:
@@ -162,6 +167,6 @@ def _spread(
 def _logits(rows: Array, weights: Array, bias: Array, unseen: Array) -> Array:
     logits = rows @ weights + bias
     if unseen.any():
-        lowest = logits[:, ~unseen].min(axis=1, keepdims=True)
-        logits[:, unseen] = lowest - _LOGIT_GAP_OF_UNSEEN
+        seen = special.logsumexp(logits[:, ~unseen], axis=1, keepdims=True)
+        logits[:, unseen] = seen + _LOGIT_OF_UNSEEN
     return logits

@@ -75,7 +75,7 @@ def _refuse_bomb(path: Path) -> None:
     """Inflates a deflated file step by step, without keeping it, up to the bound."""
     with open(path, 'rb') as file:
         start = file.read(1024)
-        if DeflatedExplicitVRLittleEndian.encode() + b'\0' not in start:
+        if DeflatedExplicitVRLittleEndian.encode() not in start:
             return
         # (0002,0000) is the first element; its value counts from byte 144.
         file.seek(144 + int.from_bytes(start[140:144], 'little'))
@@ -101,7 +101,7 @@ def _slice(path: Path, header: pydicom.Dataset, index: int, count: int) -> Slice
         raise UnreadableFile(path, reason, str(error)) from error
     except Exception as error:  # each codec has errors of its own
         words = str(error)
-        cut = 'less than the expected' in words or 'length of the pixel data' in words
+        cut = 'less than expected' in words or 'length of the pixel data' in words
         raise UnreadableFile(path, 'truncated' if cut else 'damaged', words) from error
     pixels, window = _in_units(header, stored, index)
     return Slice(
@@ -229,7 +229,7 @@ _GROUPS = {
 
 def _values(header: pydicom.Dataset, keyword: str, index: int) -> list[Any]:
     """Gives the values of a tag: the frame's own, all frames', or the object's."""
-    places = []
+    places: list[pydicom.Dataset] = []
     if keyword in _GROUPS:
         per_frame = header.get('PerFrameFunctionalGroupsSequence') or []
         shared = header.get('SharedFunctionalGroupsSequence') or []

@@ -5,11 +5,11 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 _TILE = 120  # pixels; eight of them and the labels are as wide as a screen
 _GAP = 6
-_LABELS_WIDTH = 200
+_LABELS_WIDTH = 250
 _HEAD_HEIGHT = 74
 _FOOT_HEIGHT = 34
 _PAPER, _INK, _FAINT, _BACK = '#ffffff', '#1b1f24', '#68707a', '#000000'
@@ -59,10 +59,7 @@ def contact_sheet(
 
 def _tile(image: np.ndarray) -> Image.Image:
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((_TILE, _TILE), Image.Resampling.LANCZOS)
-    tile = Image.new('RGB', (_TILE, _TILE), _BACK)
-    tile.paste(picture, ((_TILE - picture.width) // 2, (_TILE - picture.height) // 2))
-    return tile
+    return ImageOps.pad(picture.convert('RGB'), (_TILE, _TILE), color=_BACK)
 
 
 def _write(

@@ -12,7 +12,7 @@ from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
-from jax_mrissl.tasks.evaluate import Arm, evaluate
+from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
 from jax_mrissl.tasks.finetune import Finetuner, label_data
 from jax_mrissl.tasks.from_config import Experiment, PretrainPlan
 from jax_mrissl.tasks.pretrain import (
@@ -22,8 +22,6 @@ from jax_mrissl.tasks.pretrain import (
     pretrain_identity,
     run_pretrain,
 )
-
-UNTRAINED = 'untrained'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +58,7 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
         jobs.append(job)
         parents = (job.stage,)
     finetuner = Finetuner(plan, common, data)
-    arms: list[Arm] = []
+    arms: list[tuple[str, str, Stage]] = []
     starts = [(experiment.name, parents)] if parents else []
     for name, inputs in [*starts, (UNTRAINED, ())]:
         for mode in plan.modes:
@@ -86,7 +84,7 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
                 return finetuner.run(mode, start, folder, lineage, what=what)
 
             jobs.append(_Job(stage, run, what))
-            arms.append(Arm(name, mode, store.folder(stage)))
+            arms.append((name, mode, stage))
 
     waiting = [job for job in jobs if not store.is_done(job.stage)]
     if not waiting:
@@ -96,21 +94,19 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
         facts = job.run(store.folder(job.stage))
         store.mark_done(job.stage, facts)
         logging.info('%s: done.', job.what)
-    facts = {arm.folder: _facts(arm.folder) for arm in arms}
+    found = [Arm(name, mode, store.folder(stage)) for name, mode, stage in arms]
     return evaluate(
-        arms,
-        {arm.folder: facts[arm.folder]['folds'] for arm in arms},
+        found,
+        {
+            arm.folder: store.facts(stage)['folds']
+            for arm, (_, _, stage) in zip(found, arms, strict=True)
+        },
         data,
         workdir,
         experiment=experiment,
         overlap=overlap,
+        pretrained_on=[prepared.card for prepared in pretraining],
     )
-
-
-def _facts(folder: Path) -> Any:
-    from jax_mrissl.core.run_dir import read_json
-
-    return read_json(folder / 'done.json')
 
 
 def _pretrain_job(

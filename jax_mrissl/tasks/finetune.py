@@ -359,7 +359,7 @@ class Finetuner:
         validation: tuple[np.ndarray, np.ndarray],
         test: tuple[np.ndarray, np.ndarray],
     ) -> None:
-        """Writes test probabilities, calibrated by the validation part's temperature."""
+        """Writes test probabilities, calibrated by the validation part."""
         held, held_logits = validation
         rows, logits = test
         temperature = fit_temperature(held_logits, self._data.labels[held])

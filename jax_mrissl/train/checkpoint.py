@@ -37,6 +37,9 @@ class Lineage:
         }
 
 
+_PARTS = ('params', 'model_state')
+
+
 class Checkpoints:
     """The checkpoints of one run, in one folder; use as a context manager.
 
@@ -132,40 +135,33 @@ def read_encoder(folder: Path, like: Any) -> Any:
         UserError: no checkpoint, or leaves are missing, extra or of another shape;
             all are named.
     """
-    if not folder.is_dir():
-        raise UserError(f'No checkpoint in {folder}: has this stage been run?')
-    manager = ocp.CheckpointManager(folder.absolute())
-    try:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f'No whole checkpoint in {folder}: run the stage again.')
-        found = _saved_shapes(manager, step)
-        wanted = {
-            (part, 'encoder', *path): tuple(leaf.shape)
-            for part in ('params', 'model_state')
-            for path, leaf in _leaves(like[part])
-        }
-        saved = {
-            path: shape
-            for path, shape in found.items()
-            if path[1:2] == ('encoder',) and path[0] in ('params', 'model_state')
-        }
-        _check(wanted, saved, folder)
-        # Everything is read to the host and the encoder kept: the optimiser's part
-        # is small beside the time that partial trees cost in clarity.
-        whole = manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
-        )['state']
-    finally:
-        manager.close()
+    steps = ocp.utils.checkpoint_steps(folder.absolute()) if folder.is_dir() else []
+    if not steps:
+        raise UserError(f'No whole checkpoint in {folder}: has its stage been run?')
+    saved = folder.absolute() / str(max(steps)) / 'state'
+    wanted = {part: {'encoder': abstract(like[part])} for part in _PARTS}
+    with ocp.PyTreeCheckpointer() as reader:
+        found = reader.metadata(saved).item_metadata.tree
+        _check(
+            _shapes(wanted), _shapes({p: _encoder(found, p) for p in _PARTS}), folder
+        )
+        restored = reader.restore(
+            saved,
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )
+    return {part: restored[part]['encoder'] for part in _PARTS}
 
-    def place(expected: Any, value: Any) -> Any:
-        return jax.device_put(value, getattr(expected, 'sharding', None))
 
-    return {
-        part: jax.tree.map(place, like[part], whole[part]['encoder'])
-        for part in ('params', 'model_state')
-    }
+def _encoder(tree: Any, part: str) -> dict:
+    return {'encoder': tree[part]['encoder']}
+
+
+def _shapes(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in _leaves(tree)}
 
 
 def _leaves(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
@@ -178,12 +174,6 @@ def _name(key: Any) -> str:
         if hasattr(key, field):
             return str(getattr(key, field))
     return str(key)
-
-
-def _saved_shapes(manager: ocp.CheckpointManager, step: int) -> dict:
-    metadata = manager.item_metadata(step)['state']
-    tree = getattr(metadata, 'tree', metadata)
-    return {path: tuple(leaf.shape) for path, leaf in _leaves(tree)}
 
 
 def _check(wanted: dict, saved: dict, folder: Path) -> None:

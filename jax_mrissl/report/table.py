@@ -1,0 +1,144 @@
+"""The results of a study as a table: for a terminal, and as Markdown."""
+
+import textwrap
+from collections.abc import Sequence
+
+from jax_mrissl.core.results import UNDER_TRAINED, ArmResult, Estimate, Unit
+
+WIDTH = 100
+_GAP = '  '
+# A longer name of an arm is broken into lines.
+_NAME_WIDTH = 26
+_HEADS = ('', 'log loss', 'accuracy, %', 'macro AUROC')
+
+
+def results_table(
+    rows: Sequence[ArmResult], *, title: str, foot: Sequence[str] = ()
+) -> str:
+    """Lays results out for a terminal, at most 100 columns wide.
+
+    Args:
+        rows: results by subject and by slice, in any order; subjects are shown first.
+            Within a unit the order stays: put the class prior first.
+        title: what was done on which data.
+        foot: sentences that a reader needs to believe the numbers, one paragraph each.
+    """
+    lines = textwrap.wrap(title, WIDTH)
+    for unit in _units(rows):
+        own = [row for row in rows if row.unit == unit]
+        lines += ['', _heading(own), *_aligned(own)]
+    if foot:
+        lines.append('')
+    for paragraph in foot:
+        lines += textwrap.wrap(paragraph, WIDTH, subsequent_indent='  ')
+    return '\n'.join(lines)
+
+
+def results_markdown(
+    rows: Sequence[ArmResult], *, title: str, foot: Sequence[str] = ()
+) -> str:
+    """Writes the same as `results_table` in Markdown, a newline at its end."""
+    lines = [f'# {_escaped(title)}']
+    for unit in _units(rows):
+        own = [row for row in rows if row.unit == unit]
+        lines += ['', f'## {_heading(own)}', '']
+        lines += [f'| {" | ".join([*_HEADS, "notes"])} |', '|---|---|---|---|---|']
+        for row in own:
+            # The note of an under-trained arm stands in place of its numbers.
+            cells = [_failure(row), '', ''] if _failed(row) else _cells(row)
+            texts = [_name(row), *cells, ', '.join(_other_notes(row))]
+            lines.append(f'| {" | ".join(map(_escaped, texts))} |')
+    if foot:
+        lines.append('')
+    lines += [f'- {_escaped(paragraph)}' for paragraph in foot]
+    return '\n'.join(lines) + '\n'
+
+
+def estimate_text(estimate: Estimate, *, scale: float = 1, digits: int = 3) -> str:
+    """Writes a number with its interval: '0.908 [0.861, 0.957]'."""
+    if estimate.value is None:
+        return 'undefined'
+    value = f'{scale * estimate.value:.{digits}f}'
+    if estimate.low is None or estimate.high is None:
+        return value
+    low, high = scale * estimate.low, scale * estimate.high
+    return f'{value} [{low:.{digits}f}, {high:.{digits}f}]'
+
+
+def _units(rows: Sequence[ArmResult]) -> list[Unit]:
+    order: tuple[Unit, ...] = ('subject', 'slice')
+    return [unit for unit in order if any(row.unit == unit for row in rows)]
+
+
+def _heading(rows: Sequence[ArmResult]) -> str:
+    """Says over what the rows are measured; rows over other numbers say so alone."""
+    first = rows[0]
+    if first.unit == 'subject':
+        return f'By subject (n = {first.subjects:,})'
+    return f'By slice (n = {first.slices:,}, of {first.subjects:,} subjects)'
+
+
+def _aligned(rows: Sequence[ArmResult]) -> list[str]:
+    names = [textwrap.wrap(_name(row), _NAME_WIDTH) for row in rows]
+    name_width = max(len(line) for lines in names for line in lines)
+    cells = [_HEADS[1:], *(_cells(row) for row in rows if not _failed(row))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    spanned = max([len(_failure(row)) for row in rows if _failed(row)], default=0)
+    # What an under-trained arm says runs over the three columns.
+    widths[-1] += max(0, spanned - sum(widths) - 2 * len(_GAP))
+    numbers_width = sum(widths) + 2 * len(_GAP)
+
+    def joined(texts: Sequence[str]) -> str:
+        padded = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
+        return _GAP.join(padded)
+
+    lines = [(' ' * name_width + _GAP + joined(_HEADS[1:])).rstrip()]
+    for row, [name, *more] in zip(rows, names, strict=True):
+        body = (
+            _failure(row).ljust(numbers_width) if _failed(row) else joined(_cells(row))
+        )
+        line = (name.ljust(name_width) + _GAP + body).rstrip()
+        notes = ', '.join(_other_notes(row))
+        beside = name_width + len(_GAP) + numbers_width + len(_GAP)
+        below = [name.rstrip() for name in more]
+        if notes and beside + len(notes) <= WIDTH:
+            line = line.ljust(beside) + notes
+        elif notes:
+            below += textwrap.wrap(
+                notes, WIDTH, initial_indent=_GAP, subsequent_indent=_GAP
+            )
+        lines += [line, *below]
+    return lines
+
+
+def _name(row: ArmResult) -> str:
+    return f'{row.arm}, {row.mode}' if row.mode else row.arm
+
+
+def _cells(row: ArmResult) -> list[str]:
+    return [
+        estimate_text(row.log_loss),
+        estimate_text(row.accuracy, scale=100, digits=1),
+        estimate_text(row.macro_auroc),
+    ]
+
+
+def _failed(row: ArmResult) -> bool:
+    return UNDER_TRAINED in row.notes
+
+
+def _failure(row: ArmResult) -> str:
+    loss = row.training_log_loss
+    ended = 'not finite' if loss is None else f'{loss:.4f}'
+    return f'{UNDER_TRAINED}: its training log loss ended at {ended}'
+
+
+def _other_notes(row: ArmResult) -> list[str]:
+    return [note for note in row.notes if note != UNDER_TRAINED]
+
+
+def _escaped(text: str) -> str:
+    """Keeps what is Markdown's own from being read as such."""
+    for mark in '\\|*_<>`[]#':
+        text = text.replace(mark, '\\' + mark)
+    return text

@@ -1,0 +1,300 @@
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MRImageStorage,
+    RLELossless,
+)
+
+from jax_mrissl.core.errors import UnreadableFile
+from jax_mrissl.readers.read import read
+
+STORED = np.array([[0, 1, 2], [100, 1000, 4000]], np.uint16)
+SAMPLES = Path(__file__).parents[2].parent / 'shared' / 'data'
+
+
+def dataset(stored=STORED, syntax=ExplicitVRLittleEndian, **tags):
+    ds = pydicom.Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = MRImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = '1.2.3'
+    ds.Modality, ds.PatientID, ds.SeriesInstanceUID = 'MR', 'P7', '1.2'
+    ds.PhotometricInterpretation, ds.SamplesPerPixel = 'MONOCHROME2', 1
+    ds.Rows, ds.Columns = stored.shape[-2:]
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    ds.PixelRepresentation = int(stored.dtype.kind == 'i')
+    if stored.ndim == 3:
+        ds.NumberOfFrames = len(stored)
+    ds.PixelData = stored.tobytes()
+    for name, value in tags.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def slices(tmp_path, ds, **options):
+    path = tmp_path / 'a.dcm'
+    ds.save_as(path, enforce_file_format=True, **options)
+    return list(read(path))
+
+
+def pixels(tmp_path, **tags):
+    (found,) = slices(tmp_path, dataset(**tags))
+    return found.pixels
+
+
+def test_values_come_as_stored(tmp_path):
+    found = pixels(tmp_path)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, STORED)
+
+
+def test_slope_and_intercept(tmp_path):
+    found = pixels(tmp_path, RescaleSlope='2.5', RescaleIntercept='-1024')
+    np.testing.assert_array_equal(found, STORED * 2.5 - 1024)
+
+
+def test_sign(tmp_path):
+    signed = np.array([[-5, 7]], np.int16)
+    np.testing.assert_array_equal(pixels(tmp_path, stored=signed), signed)
+
+
+def test_bits_that_are_not_stored_are_dropped(tmp_path):
+    overlay = np.array([[5 | 0x8000, 0xFFF]], np.uint16)
+    found = pixels(tmp_path, stored=overlay, BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(found, [[5, 4095]])
+
+
+def test_twelve_bits_with_sign(tmp_path):
+    stored = np.array([[0x0FFF, 0x07FF]], np.uint16).view(np.int16)
+    found = pixels(tmp_path, stored=stored, BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(found, [[-1, 2047]])
+
+
+def test_monochrome1_is_inverted_within_the_stored_range(tmp_path):
+    found = pixels(
+        tmp_path,
+        PhotometricInterpretation='MONOCHROME1',
+        BitsStored=12,
+        HighBit=11,
+    )
+    np.testing.assert_array_equal(found, 4095.0 - STORED)
+
+
+def test_monochrome1_takes_its_window_along(tmp_path):
+    ds = dataset(
+        PhotometricInterpretation='MONOCHROME1',
+        BitsStored=12,
+        HighBit=11,
+        WindowCenter=1000,
+        WindowWidth=200,
+    )
+    (found,) = slices(tmp_path, ds)
+    assert found.window == (4095 - 1100, 4095 - 900)
+
+
+def test_window_is_the_first_and_zero_width_is_none(tmp_path):
+    ds = dataset(WindowCenter=[40, 400], WindowWidth=[80, 1500])
+    assert slices(tmp_path, ds)[0].window == (0, 80)
+    assert slices(tmp_path, dataset(WindowCenter=0, WindowWidth=0))[0].window is None
+
+
+def test_padding_is_nan(tmp_path):
+    found = pixels(tmp_path, PixelPaddingValue=1)
+    np.testing.assert_array_equal(np.isnan(found), STORED == 1)
+
+
+def test_padding_whose_sign_contradicts_the_pixels(tmp_path):
+    stored = np.array([[-2000, 3]], np.int16)
+    ds = dataset(stored)
+    ds.add_new('PixelPaddingValue', 'US', 63536)
+    (found,) = slices(tmp_path, ds)
+    np.testing.assert_array_equal(np.isnan(found.pixels), [[True, False]])
+
+
+def test_modality_lut(tmp_path):
+    lut = pydicom.Dataset()
+    lut.LUTDescriptor, lut.ModalityLUTType = [4, 0, 16], 'US'
+    lut.LUTData = np.array([10, 20, 30, 40], np.uint16).tobytes()
+    stored = np.array([[0, 1, 2, 9]], np.uint16)
+    found = pixels(tmp_path, stored=stored, ModalityLUTSequence=[lut])
+    np.testing.assert_array_equal(found, [[10, 20, 30, 40]])
+
+
+def test_colour_is_a_picture(tmp_path):
+    colour = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    ds = dataset()
+    ds.PhotometricInterpretation, ds.SamplesPerPixel = 'RGB', 3
+    ds.PlanarConfiguration = 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
+    ds.PixelData = colour.tobytes()
+    np.testing.assert_array_equal(slices(tmp_path, ds)[0].pixels, colour)
+
+
+def test_frames_have_their_own_positions(tmp_path):
+    frames = np.stack([STORED, STORED + 1])
+    ds = dataset(frames)
+    groups = []
+    for height in (10.0, 12.5):
+        plane, group = pydicom.Dataset(), pydicom.Dataset()
+        plane.ImagePositionPatient = [1, 2, height]
+        group.PlanePositionSequence = [plane]
+        groups.append(group)
+    orientation, measures, shared = (pydicom.Dataset() for _ in range(3))
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing = [0.5, 0.75]
+    shared.PlaneOrientationSequence = [orientation]
+    shared.PixelMeasuresSequence = [measures]
+    ds.PerFrameFunctionalGroupsSequence = groups
+    ds.SharedFunctionalGroupsSequence = [shared]
+    found = slices(tmp_path, ds)
+    assert [s.position for s in found] == [10.0, 12.5]
+    assert found[0].spacing_mm == (0.5, 0.75)
+    np.testing.assert_array_equal(found[1].pixels, STORED + 1)
+    (second,) = read(tmp_path / 'a.dcm', 1)
+    np.testing.assert_array_equal(second.pixels, STORED + 1)
+
+
+def test_position_is_along_the_normal(tmp_path):
+    ds = dataset(
+        ImagePositionPatient=[7, 20, 30],
+        ImageOrientationPatient=[0, 1, 0, 0, 0, -1],  # sagittal
+    )
+    assert slices(tmp_path, ds)[0].position == -7
+
+
+def test_position_falls_back_on_the_number(tmp_path):
+    assert slices(tmp_path, dataset(InstanceNumber=12))[0].position == 12
+
+
+@pytest.mark.parametrize(
+    'syntax', [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_other_encodings(tmp_path, syntax):
+    (found,) = slices(tmp_path, dataset(syntax=syntax))
+    np.testing.assert_array_equal(found.pixels, STORED)
+
+
+@pytest.mark.parametrize('syntax', [RLELossless, JPEG2000Lossless])
+def test_compressions_lose_nothing(tmp_path, syntax):
+    big = np.random.default_rng(0).integers(0, 4096, (64, 48)).astype(np.uint16)
+    ds = dataset(big)
+    try:
+        ds.compress(syntax)
+    except RuntimeError as error:
+        pytest.skip(f'no encoder here: {error}')
+    np.testing.assert_array_equal(slices(tmp_path, ds)[0].pixels, big)
+
+
+def test_without_preamble(tmp_path):
+    ds = dataset()
+    whole = tmp_path / 'whole'
+    ds.save_as(whole, enforce_file_format=True)
+    bare = pydicom.dcmread(whole)
+    del bare.file_meta
+    bare.preamble = None
+    bare.save_as(
+        tmp_path / 'bare',
+        implicit_vr=True,
+        little_endian=True,
+        enforce_file_format=False,
+    )
+    (found,) = read(tmp_path / 'bare')
+    np.testing.assert_array_equal(found.pixels, STORED)
+
+
+def reason_of(tmp_path, ds):
+    with pytest.raises(UnreadableFile) as error:
+        slices(tmp_path, ds)
+    return error.value.reason
+
+
+def test_objects_without_pixels(tmp_path):
+    ds = dataset()
+    del ds.PixelData
+    assert reason_of(tmp_path, ds) == 'DICOM object without pixels'
+
+
+def test_mosaic(tmp_path):
+    ds = dataset(ImageType=['ORIGINAL', 'PRIMARY', 'MOSAIC'])
+    assert reason_of(tmp_path, ds) == 'Siemens mosaic'
+
+
+def test_too_large(tmp_path):
+    assert reason_of(tmp_path, dataset(Rows=65000, Columns=65000)) == 'image too large'
+
+
+def test_truncated(tmp_path):
+    ds = dataset()
+    ds.PixelData = ds.PixelData[:-4]
+    assert reason_of(tmp_path, ds) == 'truncated'
+
+
+def test_deflate_bomb(tmp_path):
+    import zlib
+
+    from jax_mrissl.readers import dicom
+
+    whole = tmp_path / 'a.dcm'
+    dataset(syntax=DeflatedExplicitVRLittleEndian).save_as(
+        whole, enforce_file_format=True
+    )
+    data = whole.read_bytes()
+    head = data[: 144 + int.from_bytes(data[140:144], 'little')]
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = b''.join(packer.compress(bytes(1 << 22)) for _ in range(8)) + packer.flush()
+    whole.write_bytes(head + body)
+    limit, dicom._MAX_INFLATED_BYTES = dicom._MAX_INFLATED_BYTES, 1 << 24
+    try:
+        with pytest.raises(UnreadableFile) as error:
+            list(read(whole))
+    finally:
+        dicom._MAX_INFLATED_BYTES = limit
+    assert error.value.reason == 'image too large'
+
+
+def test_garbled_files_never_raise_anything_else(tmp_path):
+    path = tmp_path / 'a.dcm'
+    dataset(np.stack([STORED] * 3)).save_as(path, enforce_file_format=True)
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        garbled = bytearray(data[: rng.integers(133, len(data) + 1)])
+        for place in rng.integers(132, len(garbled), 3):
+            garbled[place] = rng.integers(256)
+        path.write_bytes(garbled)
+        try:
+            list(read(path))
+        except UnreadableFile as error:
+            assert error.reason
+
+
+def sample(*parts):
+    path = SAMPLES.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f'no sample data at {path}')
+    return path
+
+
+def test_lossless_syntaxes_of_one_slice_agree():
+    folder = sample('ct', 'wg04_transfer_syntaxes')
+    (plain,) = read(next(folder.rglob('CT1_UNC*')))
+    (rle,) = read(next(folder.rglob('CT1_RLE*')))
+    (wavelet,) = read(next(folder.rglob('CT1_J2KR*')))
+    np.testing.assert_array_equal(plain.pixels, rle.pixels)
+    np.testing.assert_array_equal(plain.pixels, wavelet.pixels)
+
+
+def test_same_values_as_monochrome1_are_the_negative():
+    folder = sample('chest_xray', 'dicom')
+    (second,) = read(folder / 'Fake_MONOHR1.dcm')
+    first = next(p for p in folder.iterdir() if p.name.startswith('1.2.276.0.7230010'))
+    (other,) = read(first)
+    np.testing.assert_array_equal(second.pixels, 255 - other.pixels)
