@@ -316,7 +316,7 @@ class _Task:
                 found[job].append(from_json(answer))
                 bar.advance(1)
 
-            perform(jobs, workers=self.workers, on_answer=keep, heir=_skip_file)
+            perform(jobs, workers=self.workers, on_answer=keep, heir=skip_file)
         facts = [one for some in found for one in some]
         logging.info('Telling subjects apart, and finding repeated images.')
         key = derive_key(hashes)
@@ -448,7 +448,7 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
+def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
     """Rejects the file that a worker died of, and goes on with those after it."""
     kind, arguments = job
     answer = {

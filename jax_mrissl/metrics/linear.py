@@ -99,8 +99,8 @@ def fit_linear_probe(
             f'{len(train)} rows. Take fewer folds: --config.finetune.folds.'
         )
     mean, scale = train.mean(0), train.std(0)
-    # A dead feature is the same number everywhere, up to rounding.
-    scale[scale <= 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0
+    # What varies no more than float32 rounds is dead, and must not be blown up.
+    scale[scale <= 1e-6 * (np.abs(mean) + scale.max())] = 1.0
     rows, held_rows = (train - mean) / scale, (held - mean) / scale
     strengths = sorted(set(map(float, l2_strengths)), reverse=True)
     unseen = ~np.isin(np.arange(classes), seen)

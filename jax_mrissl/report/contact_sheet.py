@@ -53,7 +53,7 @@ def contact_sheet(
     line = height - _FOOT_HEIGHT + 10
     _write(draw, (left, line), foot, size=13, colour=_FAINT, width=width - 2 * left)
     file = io.BytesIO()
-    page.save(file, 'PNG', optimize=True)
+    page.save(file, 'PNG')
     return file.getvalue()
 
 

@@ -3,6 +3,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian
+from scipy import ndimage
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data import records
-from jax_mrissl.data.preparation import OwnFolder, prepare_dataset
+from jax_mrissl.data.preparation import OwnFolder, prepare_dataset, skip_file
 from jax_mrissl.data.records import place
 from jax_mrissl.data.spec import FolderLevel, NeighbouringSlices, PathPattern
 from jax_mrissl.readers.image import decode_png
@@ -239,24 +241,24 @@ def test_bad_files_are_skipped_counted_and_listed(tmp_path):
     raw = write_set(tmp_path / 'raw')
     (raw / 'train/ill/sub-20_0.png').write_bytes(b'')
     (raw / 'train/ill/sub-20_1.png').write_bytes(b'words')
-    (raw / 'train/ill/nobody.png').write_bytes(
-        (raw / 'train/ill/sub-00_1.png').read_bytes()
-    )
+    repeated = (raw / 'train/ill/sub-00_1.png').read_bytes()
+    (raw / 'train/ill/sub-00_9.png').write_bytes(repeated)
+    (raw / 'train/ill/nobody.png').write_bytes(repeated)  # not kept in its stead
     Image.fromarray(draw(77)).save(raw / 'train/ill/stranger.png')
     Image.fromarray(np.full((9, 9), 7, np.uint8)).save(raw / 'train/ill/sub-20_2.png')
     (raw / '.DS_Store').write_bytes(b'litter')
     prepared = prepare(raw, tmp_path / 'data')
     counts = prepared.card['counts']
-    assert counts['images'] == 12 and counts['files'] == 17
+    assert counts['images'] == 12 and counts['files'] == 18
     assert counts['duplicates'] == 1
     assert counts['rejected'] == {
         'blank image': 1,
         'empty file': 1,
-        'no subject in its path': 1,
+        'no subject in its path': 2,
         'not an image': 1,
     }
     listed = list(csv.DictReader((prepared.folder / 'rejects.csv').open()))
-    assert len(listed) == 5
+    assert len(listed) == 6
     manifest = pyarrow.parquet.read_table(prepared.folder / 'private/manifest.parquet')
     by_path = {row['path']: row for row in manifest.to_pylist()}
     assert by_path['train/ill/sub-20_0.png']['reason'] == 'empty file'
@@ -376,17 +378,12 @@ def test_folder_level_and_pixels_as_groups(tmp_path):
         prepare(raw, tmp_path / 'other', own=by_pixels)
 
 
-def write_kaggle(root, rename=str):
-    """Writes an Alzheimer set of two subjects a class, as the publisher names them."""
-    from scipy import ndimage
-
+@pytest.fixture(scope='module')
+def kaggle(tmp_path_factory):
+    """An Alzheimer set of two subjects a class, named as the publisher does."""
+    root = tmp_path_factory.mktemp('kaggle')
     rng = np.random.default_rng(0)
-    for label in (
-        'NonDemented',
-        'VeryMildDemented',
-        'MildDemented',
-        'ModerateDemented',
-    ):
+    for label in ('NonDemented', 'VeryMildDemented', 'MildDemented', 'ModerateDemented'):
         for subject in (1, 2):
             noise = rng.normal(size=(32, 26, 22))
             volume = ndimage.gaussian_filter(noise, (8, 1.5, 1.5))
@@ -397,22 +394,26 @@ def write_kaggle(root, rename=str):
                 split = 'train' if index <= 26 else 'test'
                 if split == 'test':
                     name = f'{index} (2).png' if subject == 2 else f'{index}.png'
-                path = root / split / label / rename(name)
+                path = root / split / label / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image.astype(np.uint8)).save(path)
     return root
 
 
-def test_kaggle_subjects_by_names_and_by_pixels_are_the_same(tmp_path):
-    named = write_kaggle(tmp_path / 'named')
-    renamed = write_kaggle(
-        tmp_path / 'renamed', lambda n: hashlib.md5(n.encode()).hexdigest() + '.png'
-    )
+def test_kaggle_subjects_by_names_and_by_pixels_are_the_same(kaggle, tmp_path):
+    renamed = tmp_path / 'renamed'
+    for path in kaggle.rglob('*.png'):
+        other = renamed / path.parent.relative_to(kaggle)
+        other.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(path.name.encode()).hexdigest()[:12]
+        shutil.copy(path, other / f'{name}.png')
     parts = []
-    for raw in (named, renamed):
+    texts = []
+    for raw, data in ((kaggle, 'a'), (renamed, 'b')):
         prepared = prepare_dataset(
-            'alzheimer_mri', [raw], tmp_path / f'data-{raw.name}', canvas=16, workers=1
+            'alzheimer_mri', [raw], tmp_path / data, canvas=16, workers=1
         )
+        texts.append(prepared.card['subjects']['found'])
         assert prepared.card['counts']['groups'] == 8
         assert prepared.card['subjects']['gap']['width'] > 0
         found = [
@@ -435,18 +436,13 @@ def test_kaggle_subjects_by_names_and_by_pixels_are_the_same(tmp_path):
             [(group[m], other[m]) for m in sorted(members)], rowvar=False
         )
         assert abs(along[0, 1]) > 0.999
-    texts = [
-        json.loads((tmp_path / f'data-{n}/alzheimer_mri/1.0.0/card.json').read_text())[
-            'subjects'
-        ]['found']
-        for n in ('named', 'renamed')
-    ]
     assert 'told by file names; the pixels agree' in texts[0]
     assert 'found by pixels' in texts[1]
 
 
-def test_names_that_contradict_the_pixels_are_not_believed(tmp_path):
-    raw = write_kaggle(tmp_path / 'raw')
+def test_names_that_contradict_the_pixels_are_not_believed(kaggle, tmp_path):
+    raw = tmp_path / 'raw'
+    shutil.copytree(kaggle, raw)
     folder = raw / 'train' / 'NonDemented'
     a, b = folder / 'x0.png', folder / 'x1.png'
     a.rename(folder / 'swap'), b.rename(a), (folder / 'swap').rename(b)
@@ -492,9 +488,7 @@ def test_a_reader_that_crashes_or_stalls_costs_one_file(tmp_path):
     from jax_mrissl.data import workers
 
     job = ('scan', {'paths': ['a', 'b', 'c']})
-    answer, rest = __import__(
-        'jax_mrissl.data.preparation', fromlist=['_skip_file']
-    )._skip_file(job, workers.WorkerDied(1, 'it ended with code -11'))
+    answer, rest = skip_file(job, workers.WorkerDied(1, 'it ended with code -11'))
     assert answer['reason'] == 'crashes or stalls its reader'
     assert rest == ('scan', {'paths': ['c']})
     Image.fromarray(draw(0)).save(tmp_path / 'a.png')
