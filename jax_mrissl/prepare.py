@@ -68,6 +68,9 @@ def main(argv: list[str]) -> None:
         missing = '--data_dir' if _DATASET.value else '--dataset'
         raise UserError(f'{missing} is missing. Examples:\n{_examples()}')
     # Imported late, so that --help and a typo are answered at once.
+    from jax_mrissl.data import catalog
+
+    catalog.find(_DATASET.value)
     from jax_mrissl.data.preparation import prepare_dataset
 
     prepared = prepare_dataset(
@@ -85,7 +88,7 @@ def main(argv: list[str]) -> None:
 
 
 def _own():
-    from jax_mrissl.data.preparation import OwnFolder
+    from jax_mrissl.data.own import OwnFolder
 
     given = any([_NAME.value, _CLASSES.value, _GROUP.value, _TABLE.value])
     if not given:

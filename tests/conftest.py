@@ -56,9 +56,10 @@ def cohort(tmp_path_factory):
     """A prepared dataset `smoke`; gives its data_dir."""
     from jax_mrissl.data.preparation import prepare_dataset
 
-    raw = write_cohort(tmp_path_factory.mktemp('raw'))
+    # As `main` would have it, so that it finds it done.
     data_dir = tmp_path_factory.mktemp('data')
-    prepare_dataset('smoke', [raw], data_dir, canvas=32, workers=1)
+    write_cohort(data_dir / 'raw' / 'smoke')
+    prepare_dataset('smoke', [], data_dir, canvas=48, workers=1)
     return data_dir
 
 

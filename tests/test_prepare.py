@@ -10,6 +10,7 @@ from PIL import Image
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data import catalog
 from jax_mrissl.data.inventory import check_folder, list_files
+from jax_mrissl.data.preparation import prepare_dataset
 
 CLASSES = ('NonDemented', 'VeryMildDemented', 'MildDemented', 'ModerateDemented')
 
@@ -57,8 +58,6 @@ def test_prepares_and_says_what_came_of_it(tmp_path):
     ('flags', 'words'),
     [
         (['--dataset=brain_mir', '--data_dir=d'], "Did you mean 'brain_mri'"),
-        (['--dataset=brain_mri', '--data_dir=d'], '--raw_dir is missing'),
-        (['--dataset=brain_mri', '--data_dir=d', '--raw_dir=gone'], 'does not exist'),
         (['--dataset=brain_mri', '--data_dir=d', '--canvs=3'], 'canvas'),
         (['--data_dir=d'], '--dataset is missing'),
         (['--dataset=demo'], '--data_dir is missing'),
@@ -70,6 +69,17 @@ def test_mistakes_are_plain_lines(tmp_path, monkeypatch, flags, words):
     assert done.returncode != 0
     assert words in done.stderr + done.stdout
     assert 'Traceback' not in done.stderr
+
+
+def test_missing_folders_are_told_where_to_get_them(tmp_path):
+    for raw_dirs, words in (
+        ([], '--raw_dir is missing'),
+        ([tmp_path / 'x'], 'not exist'),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            prepare_dataset('brain_mri', raw_dirs, tmp_path / 'data', canvas=16)
+        for part in ('Kaggle', 'command: ' if not raw_dirs else 'Then: '):
+            assert part in str(error.value)
 
 
 def test_help_has_examples():
@@ -140,8 +150,6 @@ def test_merged_folders_are_named_and_none_twice(tmp_path):
 
 def test_smoke_is_made_and_prepared(tmp_path):
     pytest.importorskip('nilearn')
-    from jax_mrissl.data.preparation import prepare_dataset
-
     card = prepare_dataset('smoke', [], tmp_path, canvas=16, workers=1).card
     assert card['simulated'] and 'SIMULATED' in card['title']
     assert set(card['counts']['splits']) == {'pretrain', 'labelled'}

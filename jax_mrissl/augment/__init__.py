@@ -47,8 +47,8 @@ def build_policy(view: Sequence[Mapping[str, Any]], *, where: str) -> Policy:
         raise UserError(
             f'{where} must start with a crop: one of {", ".join(sorted(CROPS))}.'
         )
-    crop = build(CROPS, view[0], where=f'{where}[0]')
-    ops = tuple(
+    crop: Any = build(CROPS, view[0], where=f'{where}[0]')
+    ops: tuple[Any, ...] = tuple(
         build(OPS, op, where=f'{where}[{index}]')
         for index, op in enumerate(view[1:], start=1)
     )

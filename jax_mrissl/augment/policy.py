@@ -76,5 +76,5 @@ def make_views(
     for index, policy in enumerate(policies):
         view_key = jax.random.fold_in(key, index)
         images = policy(view_key, batch.image, batch.box, row_ids)
-        views.append(batch.replace(image=images))
+        views.append(dataclasses.replace(batch, image=images))
     return tuple(views)

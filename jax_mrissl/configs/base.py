@@ -69,7 +69,7 @@ def get_config(scale: str = '') -> ConfigDict:
                 evaluation_batch_size=256,
                 bootstrap_resamples=2000,
                 evaluation_view=evaluation_view(),
-                linear=dict(l2_strengths=(0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)),
+                linear=dict(l2_strengths=(10.0, 100.0, 1e3, 1e4, 1e5, 1e6)),
                 full=dict(
                     batch_size=64,
                     epochs=50,

@@ -48,8 +48,8 @@ _CONTRASTS = {
     'pd': (0.72, 0.84, 0.64),
 }
 _GRID_MM = 8.0  # of the smooth random fields
-_GRID_ORIGIN_MM = -160.0
-_GRID_COUNT = 41
+_GRID_ORIGIN_MM = -124.0
+_GRID_COUNT = 31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +268,7 @@ def _image(
     scan: '_Scan',
     points_mm: np.ndarray,
 ) -> np.ndarray:
-    """Images a brain at points [3, N, H, W] with its decoy's gray values, uint8."""
+    """Images a brain at points [3, N, H, W] with exactly its decoy's gray values."""
     shape = points_mm.shape[1:]
     points_mm = points_mm.reshape(3, -1)
     voxels = _bend(rng, points_mm) - atlas.origin_mm[:, None]
@@ -277,15 +277,18 @@ def _image(
     folds = _sample_field(_random_field(rng, 1.0), points_mm)
     bias = _sample_field(_random_field(rng, 6.0), points_mm)
     wall = np.stack([_sample(part, voxels / 2) for part in atlas.wall])
-    values = scan.signal(brain.tissues(atlas, voxels, wall, folds), bias)
-    if decoy != brain:
-        # Rank by rank within each slice, before the noise: noise that is ranked turns
-        # into salt and pepper.
-        lent = scan.signal(decoy.tissues(atlas, voxels, wall, folds), bias)
-        slices = np.flatnonzero(inside) // (shape[1] * shape[2])
-        values[np.lexsort((values, slices))] = lent[np.lexsort((lent, slices))]
+    own, lent = (
+        scan.signal(person.tissues(atlas, voxels, wall, folds), bias)
+        for person in (brain, decoy)
+    )
+    # Rank by rank within each slice. The noise moves with the value that it disturbed:
+    # had it been there before, ranking would have turned it into salt and pepper.
+    slices = np.flatnonzero(inside) // (shape[1] * shape[2])
+    grays = np.empty(len(own), np.uint8)
+    noisy = scan.digitise(lent, rng)
+    grays[np.lexsort((own, slices))] = noisy[np.lexsort((lent, slices))]
     image = np.zeros(shape, np.uint8)
-    image.reshape(-1)[inside] = scan.digitise(values, rng)
+    image.reshape(-1)[inside] = grays
     return image
 
 

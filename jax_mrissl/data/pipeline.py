@@ -210,7 +210,10 @@ def open_input(
         def read(r: np.ndarray) -> np.ndarray:
             return images[r]
     else:
-        read = prepared.images
+
+        def read(r: np.ndarray) -> np.ndarray:
+            return prepared.images(r)
+
     mask = np.ones(batch_size // shard.count, np.float32)
 
     def batch(r: np.ndarray) -> Batch:

@@ -10,17 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import tensorflow_datasets as tfds
 from absl import logging
 
 from jax_mrissl.core.digest import digest
-from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.progress import Progress
-from jax_mrissl.core.run_dir import read_json, write_atomically, write_json
+from jax_mrissl.core.run_dir import read_json, write_json
 from jax_mrissl.data import catalog, records
-from jax_mrissl.data.card import card_text, make_card, rejects_text
+from jax_mrissl.data.card import make_card
 from jax_mrissl.data.demo import write_raw
 from jax_mrissl.data.inventory import (
     RawFile,
@@ -29,14 +27,19 @@ from jax_mrissl.data.inventory import (
     list_files,
     raw_digest,
 )
+from jax_mrissl.data.own import OwnFolder, own_spec, with_classes
 from jax_mrissl.data.planning import Plan, make_plan
+from jax_mrissl.data.publication import (
+    IDENTITY,
+    Content,
+    forget_work,
+    publish,
+    write_around,
+)
 from jax_mrissl.data.scan import FileFacts, from_json
-from jax_mrissl.data.sheet import choose_examples
-from jax_mrissl.data.spec import DatasetSpec, SubjectRule
+from jax_mrissl.data.spec import DatasetSpec
 from jax_mrissl.data.table import Table, read_table
 from jax_mrissl.data.workers import Job, WorkerDied, perform
-from jax_mrissl.readers.image import decode_png
-from jax_mrissl.report.contact_sheet import SheetRow, contact_sheet
 
 # Raised by hand when the same files and options give other records than before.
 _FORMAT = 1
@@ -44,23 +47,6 @@ _FORMAT = 1
 _FILES_PER_JOB = 64
 # What a stored image takes at most, of its canvas: brain slices take a third.
 _BYTES_PER_PIXEL = 0.7
-
-
-@dataclasses.dataclass(frozen=True)
-class OwnFolder:
-    """What a user says of a dataset of their own (`--dataset=folder`).
-
-    Attributes:
-        name: of the prepared dataset.
-        classes: folder names that are the classes; (): those of the table, if any.
-        subject: how subjects are found; None: as the catalog says.
-        table: a CSV file (`data/table.py`), or None.
-    """
-
-    name: str = 'folder'
-    classes: tuple[str, ...] = ()
-    subject: SubjectRule | None = None
-    table: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +104,7 @@ def prepare_dataset(
         )
     own = own or OwnFolder()
     if name == 'folder':
-        spec = _own_spec(spec, own)
+        spec = own_spec(spec, own)
     spec = dataclasses.replace(spec, version=version or spec.version)
     if not tfds.core.Version.is_valid(spec.version):
         raise UserError(f'--version={spec.version!r} is not of the form 1.0.0.')
@@ -153,17 +139,6 @@ def _free_mb(home: Path) -> float:
     while not home.exists():
         home = home.parent
     return shutil.disk_usage(home).free / 1e6
-
-
-def _own_spec(spec: DatasetSpec, own: OwnFolder) -> DatasetSpec:
-    valid = own.name.isidentifier() and own.name.isascii() and own.name.islower()
-    if not valid or (own.name != 'folder' and own.name in catalog.DATASETS):
-        raise UserError(
-            f'--name={own.name!r} cannot be the name of a dataset of your own: small '
-            'letters, digits and _ only, and none of the catalog.'
-        )
-    spec = dataclasses.replace(spec, name=own.name, classes=own.classes)
-    return dataclasses.replace(spec, subject=own.subject) if own.subject else spec
 
 
 def _raw_folders(
@@ -223,7 +198,7 @@ class _Task:
         with Progress('Looking at files', len(files), unit='files') as bar:
             hashes = hash_files(files, workers=self.workers, advance=bar.advance)
         table = read_table(self.own.table, files) if self.own.table else None
-        spec = _with_classes(self.spec, table)
+        spec = with_classes(self.spec, table)
         raw = raw_digest(files, hashes)
         options = {
             'format': _FORMAT,
@@ -253,8 +228,12 @@ class _Task:
             shards={s: [records.read_facts(p) for p in ps] for s, ps in shards.items()},
             notes=notes,
         )
-        self._write_around(spec, plan, files, hashes, staging, shards, card)
-        self._publish(staging)
+        write_around(
+            Content(spec, plan, files, hashes, shards, card),
+            staging,
+            keep_private=self.keep_private,
+        )
+        publish(staging, self._folder, replaced=self._beside('replaced'))
         return Prepared(self._folder, card, was_there=False)
 
     def _recover(self) -> None:
@@ -264,6 +243,8 @@ class _Task:
             replaced.rename(self._folder)
         elif replaced.exists():
             shutil.rmtree(replaced)
+        if self._folder.is_dir():
+            forget_work(self._folder)
 
     def _earlier(self, options: dict[str, Any], raw: str) -> Prepared | None:
         """Gives the set that is there if it is the one asked for."""
@@ -326,7 +307,7 @@ class _Task:
         self, staging: Path, identity: dict[str, Any], plan: Plan
     ) -> None:
         """Keeps what an earlier start left there, if it was for the same dataset."""
-        mark = staging / 'identity.json'
+        mark = staging / IDENTITY
         if staging.exists():
             before = None
             with contextlib.suppress(OSError, ValueError):
@@ -382,71 +363,6 @@ class _Task:
             )
         return shards
 
-    def _write_around(
-        self,
-        spec: DatasetSpec,
-        plan: Plan,
-        files: Sequence[RawFile],
-        hashes: Sequence[str],
-        staging: Path,
-        shards: dict[str, list[Path]],
-        card: dict[str, Any],
-    ) -> None:
-        """Writes all that lies beside the shards; dataset_info.json comes last."""
-        if self.keep_private:
-            _write_private(staging / 'private', plan, files, hashes)
-        write_json(staging / 'card.json', card)
-        write_atomically(staging / 'card.md', card_text(card))
-        write_atomically(staging / 'rejects.csv', rejects_text(plan))
-        sheet = _draw_sheet(spec, plan, files, shards, card)
-        write_atomically(staging / 'contact_sheet.png', sheet)
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=staging, dataset_name=spec.name, filetype_suffix='array_record'
-        )
-        split_infos = []
-        for split, paths in shards.items():
-            facts = [records.read_facts(path) for path in paths]
-            split_infos.append(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=[f['count'] for f in facts],
-                    num_bytes=sum(f['bytes'] for f in facts),
-                    filename_template=template.replace(split=split),
-                )
-            )
-        for paths in shards.values():
-            for path in paths:
-                records.facts_name(path).unlink()
-        tfds.folder_dataset.write_metadata(
-            data_dir=staging,
-            features=records.features(plan.channels),
-            split_infos=split_infos,
-            version=spec.version,
-            filename_template=template,
-            check_data=False,
-            description=f'{spec.title}. Source: {spec.source} Terms: {spec.terms}',
-        )
-
-    def _publish(self, staging: Path) -> None:
-        (staging / 'identity.json').unlink()
-        for path in [*staging.rglob('*'), staging]:
-            _fsync(path)
-        replaced = self._beside('replaced')
-        if self._folder.exists():
-            self._folder.rename(replaced)
-        staging.rename(self._folder)
-        _fsync(self.home)
-        if replaced.exists():
-            shutil.rmtree(replaced)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
 
 def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
     """Rejects the file that a worker died of, and goes on with those after it."""
@@ -459,76 +375,8 @@ def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
     return answer, (kind, {'paths': arguments['paths'][death.answers + 1 :]})
 
 
-def _with_classes(spec: DatasetSpec, table: Table | None) -> DatasetSpec:
-    """Takes the classes from the table where no others are declared."""
-    if not table or not table.labels():
-        return spec
-    if not spec.classes:
-        return dataclasses.replace(spec, classes=table.labels())
-    for label in table.labels():
-        expect_known(label, spec.classes, 'label in the table')
-    return spec
-
-
 def _declared(spec: DatasetSpec) -> dict[str, Any]:
     """Gives what decides about records; words about the source do not."""
     words = {'title', 'source', 'terms', 'layout', 'name', 'version'}
     fields = {f.name: repr(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
     return {name: value for name, value in fields.items() if name not in words}
-
-
-def _write_private(
-    folder: Path, plan: Plan, files: Sequence[RawFile], hashes: Sequence[str]
-) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    key = folder / 'key'
-    key.unlink(missing_ok=True)
-    with open(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w') as file:
-        file.write(derive_key(hashes).hex() + '\n')
-    columns: dict[str, list[Any]] = {
-        'file_id': [item.file_id for item in plan.items],
-        'source': [files[item.file].source for item in plan.items],
-        'path': [files[item.file].path for item in plan.items],
-        'frame': [item.facts.frame if item.facts else 0 for item in plan.items],
-        'sha256': [hashes[item.file] for item in plan.items],
-        'pixel_sha256': [
-            item.facts.pixel_sha256 if item.facts else '' for item in plan.items
-        ],
-        'subject': [item.subject for item in plan.items],
-        'group': [item.group for item in plan.items],
-        'position': [item.position for item in plan.items],
-        'label': [item.label for item in plan.items],
-        'kept': [not item.reason for item in plan.items],
-        'reason': [item.reason for item in plan.items],
-        'detail': [item.detail for item in plan.items],
-    }
-    manifest = folder / 'manifest.parquet'
-    pyarrow.parquet.write_table(pyarrow.table(columns), manifest)
-    manifest.chmod(0o600)
-
-
-def _draw_sheet(
-    spec: DatasetSpec,
-    plan: Plan,
-    files: Sequence[RawFile],
-    shards: dict[str, list[Path]],
-    card: dict[str, Any],
-) -> bytes:
-    rows = []
-    for examples in choose_examples(spec, plan, files):
-        images = [
-            decode_png(records.read_image(shards[split], index, plan.channels))
-            for split, index in examples.places
-        ]
-        rows.append(SheetRow(examples.title, examples.note, images))
-    counts = card['counts']
-    simulated = 'SIMULATED, no patients. ' if spec.simulated else ''
-    return contact_sheet(
-        spec.title,
-        f'{simulated}{counts["images"]:,} images in {counts["groups"]:,} groups, '
-        f'{"gray" if card["channels"] == 1 else "colour"}, '
-        f'{card["canvas"]} x {card["canvas"]} pixels',
-        rows,
-        foot=f'{spec.name} {spec.version}, fingerprint {card["fingerprint"][:16]}. '
-        'Research use; not a medical device.',
-    )

@@ -1,6 +1,8 @@
 """Records of a prepared dataset, and the shards that they are written to."""
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
@@ -173,19 +175,20 @@ def write_shard(
     digest, size = hashlib.sha256(), 0
     sums = np.zeros((2, channels), np.int64)
     pixel_count = 0
-    for fields in rows:
-        placed, record = _record(Row(**fields), canvas, channels)
-        writer.write(record)
-        digest.update(hashlib.sha256(record).digest())
-        size += len(record)
-        top, left, height, width = placed.box
-        inside = placed.pixels[top : top + height, left : left + width]
-        inside = inside.reshape(-1, channels).astype(np.int64)
-        sums += inside.sum(axis=0), (inside**2).sum(axis=0)
-        pixel_count += len(inside)
-        yield 1
-    writer.close()
-    _keep(temporary, len(rows))
+    with _errors_of_the_disk(temporary):
+        for fields in rows:
+            placed, record = _record(Row(**fields), canvas, channels)
+            writer.write(record)
+            digest.update(hashlib.sha256(record).digest())
+            size += len(record)
+            top, left, height, width = placed.box
+            inside = placed.pixels[top : top + height, left : left + width]
+            inside = inside.reshape(-1, channels).astype(np.int64)
+            sums += inside.sum(axis=0), (inside**2).sum(axis=0)
+            pixel_count += len(inside)
+            yield 1
+        writer.close()
+        _keep(temporary, len(rows))
     facts = {
         'sha256': digest.hexdigest(),
         'bytes': size,
@@ -214,6 +217,20 @@ def read_image(shards: Sequence[Path], index: int, channels: int) -> bytes:
             return _parser(channels).parse_example(record)['image']
         index -= count
     raise IndexError(index)
+
+
+@contextlib.contextmanager
+def _errors_of_the_disk(temporary: Path) -> Iterator[None]:
+    """Gives the writer's own errors their proper type, and the room back."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise
+        full = 'No space left' in str(error) or 'quota' in str(error)
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, os.strerror(code), str(temporary)) from error
 
 
 def _keep(temporary: Path, count: int) -> None:

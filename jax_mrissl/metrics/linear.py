@@ -17,8 +17,9 @@ from jax_mrissl.metrics.classification import by_subject, log_loss
 
 Array = np.ndarray
 
-# Of the gradient of the mean loss; at 1e-6 log losses agree to five digits.
-_TOLERANCE = 1e-5
+# Of the gradient of the mean loss. Ten times less took three times as long at
+# 4,096 x 512 and moved no training log loss by more than 3e-4.
+_TOLERANCE = 1e-4
 _MAX_ITERATIONS = 5000
 # A class that training never showed: unlikely, about 1 in 10,000, but not impossible.
 _LOGIT_OF_UNSEEN = -9.0

@@ -66,7 +66,7 @@ class Classifier:
             axis=axis,
             mutable=list(encoder_state),
         )
-        logits = self.head.apply({'params': params['head']}, h)
+        logits: Any = self.head.apply({'params': params['head']}, h)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, view.label)
         right = (jnp.argmax(logits, axis=-1) == view.label).astype(losses.dtype)
         count = axis.mean(view.mask.sum())
@@ -81,7 +81,8 @@ class Classifier:
         h = self.encoder.apply(
             {'params': params['encoder'], **model_state['encoder']}, images, train=False
         )
-        return self.head.apply({'params': params['head']}, h)
+        logits: Any = self.head.apply({'params': params['head']}, h)
+        return logits
 
     def gradient_transform(self) -> optax.GradientTransformation:
         """Leaves the gradients as they are."""

@@ -34,8 +34,8 @@ def montage(
         for j, picture in enumerate(row):
             image = to_image(picture)
             scale = cell / max(image.size)
-            size = tuple(max(1, round(side * scale)) for side in image.size)
-            image = image.resize(size, Image.Resampling.BICUBIC)
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
             sheet.paste(image, (_GAP + j * step, _CAPTION + _GAP + i * step))
     buffer = io.BytesIO()
     sheet.save(buffer, 'PNG')

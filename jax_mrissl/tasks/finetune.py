@@ -147,7 +147,9 @@ class Finetuner:
 
     @functools.cached_property
     def _source(self) -> Resident:
-        held = resident(self._data.prepared).replace(label=self._data.labels)
+        held = dataclasses.replace(
+            resident(self._data.prepared), label=self._data.labels
+        )
         return self._parallel.replicate(held)
 
     @functools.cached_property
@@ -208,7 +210,8 @@ class Finetuner:
 
         def embed(params: Any, model_state: Any, images: jax.Array) -> jax.Array:
             variables = {'params': params['encoder'], **model_state['encoder']}
-            return encoder.apply(variables, images, train=False)
+            embedding: Any = encoder.apply(variables, images, train=False)
+            return embedding
 
         return self._row_program(embed)
 

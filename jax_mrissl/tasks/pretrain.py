@@ -11,7 +11,7 @@ import optax
 from absl import logging
 
 from jax_mrissl import __version__
-from jax_mrissl.augment.policy import make_views
+from jax_mrissl.augment.policy import Policy, make_views
 from jax_mrissl.core.batch import Batch
 from jax_mrissl.core.batch_axis import WHOLE_BATCH
 from jax_mrissl.core.errors import UserError
@@ -181,7 +181,8 @@ def with_encoder(state: TrainState, checkpoints: Path) -> TrainState:
         'model_state': state.model_state['encoder'],
     }
     found = read_encoder(checkpoints, like)
-    return state.replace(
+    return dataclasses.replace(
+        state,
         params=state.params | {'encoder': found['params']},
         model_state=state.model_state | {'encoder': found['model_state']},
     )
@@ -243,21 +244,18 @@ def write_samples(
         label=prepared.labels[rows],
         mask=np.ones(len(rows), np.float32),
     )
-    policies = []
+    policies: list[Policy] = []
     for view in plan.views:
         shown = [op for op in view if op['name'] != 'normalize']
         policies += dataclasses.replace(plan, views=[shown]).build_policies()
 
-    def draw(batch: Batch) -> list[jax.Array]:
-        drawn = []
-        for repeat in range(3):
-            views = make_views(
-                jax.random.fold_in(key, repeat), batch, tuple(policies), WHOLE_BATCH
-            )
-            drawn += [view.image for view in views]
-        return drawn
+    @jax.jit
+    def draw(repeat: int) -> list[jax.Array]:
+        repeat_key = jax.random.fold_in(key, repeat)
+        views = make_views(repeat_key, batch, tuple(policies), WHOLE_BATCH)
+        return [view.image for view in views]
 
-    views = [np.asarray(v) for v in jax.jit(draw)(batch)]
+    views = [np.asarray(view) for repeat in range(3) for view in draw(repeat)]
     names = [f'view {i % len(policies) + 1}' for i in range(len(views))]
     pictures = [
         [batch.image[row], *(view[row] for view in views)] for row in range(len(rows))

@@ -80,6 +80,10 @@ class Optimizer:
             final_fraction=self.final_fraction,
         )
 
+    def transform(self, schedule: WarmupCosine) -> optax.GradientTransformation:
+        """Gives the update rule under `schedule`."""
+        raise NotImplementedError
+
     def _decayed(self, params: Any) -> Any:
         if self.decays == 'all':
             return jax.tree.map(lambda _: True, params)

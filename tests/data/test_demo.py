@@ -71,6 +71,7 @@ def scores_by_subject(model, features, cohort):
         probabilities[test] = model.predict_proba(features[test])
     _, first, counts = np.unique(cohort.subjects, return_index=True, return_counts=True)
     means = np.add.reduceat(probabilities, first) / counts[:, None]
+    means /= means.sum(axis=1, keepdims=True)  # one again, but for rounding
     labels = cohort.labels[first]
     return roc_auc_score(labels, means, multi_class='ovr'), log_loss(labels, means)
 
@@ -104,9 +105,9 @@ def pca_linear():
     return make_pipeline(PCA(40, random_state=0), linear())
 
 
-# As the demo, with more subjects, so that chance leaves less room, but smaller images.
+# More subjects than the demo has, since AUROCs of few scatter; few and small images.
 MANY = dataclasses.replace(
-    demo.DEMO, size=48, subjects=(60, 42, 16, 2), slices=4, spacing_mm=8.0
+    demo.DEMO, size=48, subjects=(50, 35, 14, 1), slices=3, spacing_mm=10.0
 )
 
 
@@ -165,30 +166,66 @@ def test_neighbouring_slices_are_alike_and_subjects_differ(atlas):
     assert neighbours.min() > likeness[~same].max()
 
 
-def test_ventricles_grow_with_severity(atlas):
-    """Dark pixels deep in the brain, against those of the whole slice."""
+@pytest.fixture
+def person(atlas, monkeypatch):
+    """The same person with any atrophy: uint8 [slices, size, size]."""
 
-    def dark_in_the_middle(label):
-        images = np.concatenate(
-            [
-                demo.labelled_images(atlas, demo.SMALL, seed=0, label=label, index=i)
-                for i in range(8)
-            ]
+    def images(index, *, atrophy, decoy):
+        monkeypatch.setattr(demo, 'SEVERITIES', {'NonDemented': atrophy})
+        return demo.labelled_images(
+            atlas, demo.SMALL, seed=0, label=0, index=index, decoy=decoy
         )
-        middle = images[:, 14:30, 18:30].reshape(len(images), -1)
-        tissue = np.median(middle, axis=1, keepdims=True)
-        return np.mean(middle < 0.5 * tissue)
 
-    shares = [dark_in_the_middle(label) for label in range(4)]
+    return images
+
+
+@pytest.mark.parametrize('decoy', [True, False])
+@pytest.mark.parametrize('index', range(3))
+def test_ventricles_grow_with_atrophy(person, index, decoy):
+    """Dark pixels in a box of 34 mm by 51 mm around the lateral ventricles."""
+
+    def dark_in_the_middle(atrophy):
+        images = person(index, atrophy=atrophy, decoy=decoy)
+        dark = images < 0.4 * np.percentile(images, 99)
+        return dark[:, 16:28, 20:28].mean()
+
+    shares = [dark_in_the_middle(atrophy) for atrophy in (0.0, 1.5, 3.0, 4.5)]
     assert shares == sorted(shares)
-    assert shares[3] > 1.5 * shares[0]
+    assert shares[-1] > 1.25 * shares[0]
+
+
+@pytest.mark.parametrize('index', range(3))
+def test_gray_values_are_the_decoys(person, index):
+    """Healthy or demented, one person has one histogram, but two images.
+
+    The noise alone falls on other pixels. Largest distance seen 0.003 with decoys,
+    smallest 0.068 without.
+    """
+
+    def distance(first, second):
+        """Of the cumulative histograms, as Kolmogorov and Smirnov measure it."""
+        cumulative = [
+            np.bincount(images.ravel(), minlength=256).cumsum() / images.size
+            for images in (first, second)
+        ]
+        return np.abs(cumulative[0] - cumulative[1]).max()
+
+    healthy, demented = (person(index, atrophy=a, decoy=True) for a in (0.0, 4.0))
+    assert distance(healthy, demented) < 0.01
+    assert np.mean(np.abs(healthy.astype(int) - demented) > 40) > 0.02
+    healthy, demented = (person(index, atrophy=a, decoy=False) for a in (0.0, 4.0))
+    assert distance(healthy, demented) > 0.03
 
 
 def test_intensities_do_not_tell_the_class(atlas):
     """The second half shows that the first can fail: without decoys it would."""
-    cohort = simulate(atlas, MANY)
-    auroc, _ = scores_by_subject(linear(), intensity_features(cohort.images), cohort)
-    assert abs(auroc - 0.5) < 0.05
+    aurocs = []
+    for seed in range(3):
+        cohort = simulate(atlas, MANY, seed=seed)
+        features = intensity_features(cohort.images)
+        aurocs.append(scores_by_subject(linear(), features, cohort)[0])
+    # One cohort's AUROC scatters by 0.06 around that of all people: hence the mean.
+    assert abs(np.mean(aurocs) - 0.5) < 0.05, aurocs
     naive = simulate(atlas, MANY, decoy=False)
     auroc, _ = scores_by_subject(linear(), intensity_features(naive.images), naive)
     assert auroc > 0.65
@@ -197,7 +234,7 @@ def test_intensities_do_not_tell_the_class(atlas):
 def test_shapes_tell_the_class_but_not_perfectly(atlas):
     cohort = simulate(atlas, MANY)
     auroc, loss = scores_by_subject(pca_linear(), pixel_features(cohort.images), cohort)
-    assert 0.75 < auroc < 0.95
+    assert 0.75 < auroc < 0.92
     assert loss < log_loss_of_prior(cohort)
 
 
@@ -219,16 +256,15 @@ def test_the_demo_is_neither_trivial_nor_hopeless(atlas):
     assert 0.75 < np.mean(by_shape) < 0.92
 
 
-def test_progress_counts_every_image(tmp_path):
+def test_progress_counts_every_subject(tmp_path):
     seen = []
     demo.write_raw(
         tmp_path / 'raw',
         small=True,
         progress=lambda done, total: seen.append((done, total)),
     )
-    total = len(contents(tmp_path / 'raw'))
-    assert seen[-1] == (total, total)
-    assert seen == sorted(seen)
+    total = sum(demo.SMALL.subjects) + demo.SMALL.series
+    assert seen == [(done, total) for done in range(1, total + 1)]
 
 
 def test_an_interrupted_run_leaves_no_folder_and_can_be_repeated(small, tmp_path):

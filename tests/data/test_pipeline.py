@@ -15,8 +15,10 @@ from jax_mrissl.data.pipeline import (
 )
 from jax_mrissl.data.prepared import open_prepared
 
+ALONE = Shard()
 
-def batches(prepared, placement, *, first_step=0, count=9, shard=Shard()):
+
+def batches(prepared, placement, *, first_step=0, count=9, shard=ALONE):
     source, feeds = open_input(
         prepared,
         placement,
@@ -92,11 +94,11 @@ def test_evaluation_sees_every_row_once_under_its_mask():
 def test_images_come_with_the_box_that_is_not_padding(prepared):
     image, box = prepared.image(0), prepared.boxes[0]
     top, left, height, width = box
-    # 28 x 24 raw pixels on a canvas of 32.
-    assert (height, width) == (32, 27)
+    # 28 x 24 raw pixels on a canvas of 48.
+    assert (height, width) == (48, 41)
     inside = image[top : top + height, left : left + width]
     assert inside.sum() == image.sum() and inside.max() > 0
-    assert image.shape == (32, 32, 1) and image.dtype == np.uint8
+    assert image.shape == (48, 48, 1) and image.dtype == np.uint8
 
 
 def test_selected_rows_stay_together(prepared):
@@ -120,7 +122,7 @@ def test_mistakes_are_answered_in_words(prepared, cohort, tmp_path):
         batches(prepared, 'device', shard=Shard(0, 3))
     with pytest.raises(UserError, match="Did you mean 'pretrain'"):
         open_prepared(cohort, 'smoke', 'pretrian')
-    with pytest.raises(UserError, match='is not prepared in .*\n.*get it there'):
+    with pytest.raises(UserError, match=r'is not prepared in .*\n.*get it there'):
         open_prepared(tmp_path, 'brain_mri', advice='get it there')
     (tmp_path / 'brain_mri' / '1.0.0').mkdir(parents=True)
     with pytest.raises(UserError, match='only half prepared'):

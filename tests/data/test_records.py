@@ -19,8 +19,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from scipy import ndimage
 
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.data import records
-from jax_mrissl.data.preparation import OwnFolder, prepare_dataset, skip_file
+from jax_mrissl.data import records, workers
+from jax_mrissl.data.own import OwnFolder
+from jax_mrissl.data.preparation import prepare_dataset, skip_file
 from jax_mrissl.data.records import place
 from jax_mrissl.data.spec import FolderLevel, NeighbouringSlices, PathPattern
 from jax_mrissl.readers.image import decode_png
@@ -171,6 +172,28 @@ def test_a_failure_while_overwriting_leaves_the_earlier_set(tmp_path, monkeypatc
     assert contents(data / 'mine/1.0.0') == before
 
 
+def test_a_disk_that_fills_while_writing_is_said(tmp_path, monkeypatch):
+    raw, data = write_set(tmp_path / 'raw'), tmp_path / 'data'
+    before = contents(prepare(raw, data).folder)
+
+    class Writer:
+        def __init__(self, path, options):
+            Path(path).write_bytes(b'torn')
+
+        def write(self, record):
+            pass
+
+        def close(self):
+            # As array_record says it, seen on a real full disk.
+            raise RuntimeError('write() failed: No space left on device; writing x')
+
+    monkeypatch.setattr(records.array_record_module, 'ArrayRecordWriter', Writer)
+    with pytest.raises(UserError, match=r'is full .* --data_dir'):
+        prepare(raw, data, canvas=24, overwrite=True)
+    assert contents(data / 'mine/1.0.0') == before
+    assert not list((data / 'mine').rglob('*.tmp'))
+
+
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr('jax_mrissl.data.preparation._free_mb', lambda home: 0.001)
     with pytest.raises(UserError, match='is full'):
@@ -181,7 +204,8 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
 KILLED = """
 import sys, time
 from jax_mrissl.data import records, workers
-from jax_mrissl.data.preparation import prepare_dataset, OwnFolder
+from jax_mrissl.data.preparation import prepare_dataset
+from jax_mrissl.data.own import OwnFolder
 from jax_mrissl.data.spec import PathPattern
 records.IMAGES_PER_SHARD = 4
 write = records.write_shard
@@ -383,7 +407,12 @@ def kaggle(tmp_path_factory):
     """An Alzheimer set of two subjects a class, named as the publisher does."""
     root = tmp_path_factory.mktemp('kaggle')
     rng = np.random.default_rng(0)
-    for label in ('NonDemented', 'VeryMildDemented', 'MildDemented', 'ModerateDemented'):
+    for label in (
+        'NonDemented',
+        'VeryMildDemented',
+        'MildDemented',
+        'ModerateDemented',
+    ):
         for subject in (1, 2):
             noise = rng.normal(size=(32, 26, 22))
             volume = ndimage.gaussian_filter(noise, (8, 1.5, 1.5))
@@ -484,22 +513,47 @@ def test_place_maps_the_range_and_nan_to_black():
     np.testing.assert_array_equal(placed.pixels[:, :, 0], [[0, 0], [128, 0]])
 
 
-def test_a_reader_that_crashes_or_stalls_costs_one_file(tmp_path):
-    from jax_mrissl.data import workers
+def test_a_file_that_crashes_its_reader_costs_only_itself(monkeypatch):
+    class Fragile:
+        """Stands for a process that dies of the files named so."""
 
-    job = ('scan', {'paths': ['a', 'b', 'c']})
-    answer, rest = skip_file(job, workers.WorkerDied(1, 'it ended with code -11'))
-    assert answer['reason'] == 'crashes or stalls its reader'
-    assert rest == ('scan', {'paths': ['c']})
-    Image.fromarray(draw(0)).save(tmp_path / 'a.png')
-    paths = [str(tmp_path / 'a.png')] * 3
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def answers(self, job):
+            for count, path in enumerate(job[1]['paths']):
+                if path == 'deadly':
+                    raise workers.WorkerDied(count, 'it ended with code -11')
+                yield {'slices': [], 'reason': path, 'detail': ''}
+
+    monkeypatch.setattr(workers, 'Worker', Fragile)
+    jobs = [
+        ('scan', {'paths': ['a', 'deadly', 'b', 'deadly', 'deadly', 'c', 'deadly']}),
+        ('scan', {'paths': ['d']}),
+    ]
+    found = [[], []]
+    workers.perform(
+        jobs,
+        workers=2,
+        on_answer=lambda job, answer: found[job].append(answer['reason']),
+        heir=skip_file,
+    )
+    crash = 'crashes or stalls its reader'
+    assert found == [['a', crash, 'b', crash, crash, 'c', crash], ['d']]
+
+
+def test_a_worker_that_dies_or_stalls_is_noticed():
     with workers.Worker() as worker:
-        answers = worker.answers(('scan', {'paths': paths}))
-        next(answers)
         os.kill(worker._process.pid, signal.SIGKILL)
-        with pytest.raises(workers.WorkerDied) as death:
-            list(answers) or next(worker.answers(('scan', {'paths': paths})))
-        assert 'code -9' in str(death.value) or 'ended' in str(death.value)
+        with pytest.raises(workers.WorkerDied):
+            list(worker.answers(('scan', {'paths': ['a']})))
+    with workers.Worker(patience_s=0.2) as worker:
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        with pytest.raises(workers.WorkerDied, match='silent'):
+            list(worker.answers(('scan', {'paths': ['a']})))
 
 
 def test_a_worker_ends_with_its_caller_and_loads_neither_jax_nor_tensorflow(tmp_path):

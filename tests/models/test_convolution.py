@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,6 +16,7 @@ CASES = [
     (3, 1, 1, 9, 8, 8, 6, 2),
     (3, 1, 1, 2, 2, 16, 16, 3),
     (3, 1, 1, 1, 1, 8, 8, 1),
+    (3, 1, 1, 2, 1, 32, 32, 1),
     (3, 1, 0, 6, 5, 8, 4, 2),
     (3, 2, 1, 9, 8, 8, 6, 2),
     (3, 2, 1, 4, 4, 64, 32, 2),
@@ -68,20 +69,44 @@ def test_values_and_gradients_equal_lax(float64, case):
         np.testing.assert_allclose(one / scale, two / scale, atol=1e-12)
 
 
-def test_batch_may_be_spread_over_devices():
-    x, kernel = (a.astype(jnp.float32) for a in arrays((3, 1, 1, 9, 8, 8, 6, 8)))
+def test_batch_may_be_spread_over_devices(float64):
+    x, kernel = arrays((3, 1, 1, 9, 8, 8, 6, 8))
 
     def run(x, kernel):
-        return conv(x, kernel, stride=1, padding=1)
+        def loss(kernel):
+            y = conv(x, kernel, stride=1, padding=1)
+            return (y**2).sum(), y
 
-    whole = jax.jit(run)(x, kernel)
+        gradient, y = jax.grad(loss, has_aux=True)(kernel)
+        return y, gradient
+
+    y, gradient = jax.jit(run)(x, kernel)
     mesh = jax.make_mesh((4,), ('batch',), axis_types=(AxisType.Auto,))
     rows = jax.device_put(x, NamedSharding(mesh, P('batch')))
-    np.testing.assert_allclose(jax.jit(run)(rows, kernel), whole, atol=1e-4)
-    mapped = jax.pmap(run, in_axes=(0, None))(x.reshape(4, 2, *x.shape[1:]), kernel)
-    np.testing.assert_allclose(mapped.reshape(whole.shape), whole, atol=1e-4)
-    one_by_one = jax.vmap(lambda row: run(row[None], kernel)[0])(x)
-    np.testing.assert_allclose(one_by_one, whole, atol=1e-4)
+    spread = jax.jit(run)(rows, kernel)
+    folded = jax.pmap(run, in_axes=(0, None))(x.reshape(4, 2, *x.shape[1:]), kernel)
+    single = jax.jit(jax.vmap(run, in_axes=(0, None)))(x[:, None], kernel)
+    for found, found_gradient in (spread, folded, single):
+        np.testing.assert_allclose(found.reshape(y.shape), y, rtol=1e-9, atol=1e-9)
+        total = found_gradient.reshape(-1, *kernel.shape).sum(0)
+        np.testing.assert_allclose(total, gradient, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ('platform', 'products', 'convolutions'),
+    [('cpu', True, False), ('cuda', False, True), ('tpu', False, True)],
+)
+def test_only_a_cpu_gets_matrix_products(platform, products, convolutions):
+    x, kernel = (a.astype(jnp.float32) for a in arrays((3, 1, 1, 9, 8, 8, 6, 2)))
+
+    def loss(x, kernel):
+        return (max_pool(conv(x, kernel, stride=1, padding=1)) ** 2).sum()
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    program = export.export(step, platforms=[platform])(x, kernel).mlir_module()
+    assert ('dot_general' in program) == products
+    assert ('stablehlo.convolution' in program) == convolutions
+    assert ('select_and_scatter' in program) == convolutions
 
 
 def test_bfloat16_stays_bfloat16():
@@ -119,6 +144,15 @@ def test_max_pool_equals_lax(float64, shape):
 def test_the_first_of_equal_values_gets_the_gradient():
     gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
     np.testing.assert_array_equal(gradient[0, ..., 0], [[1, 0], [0, 0]])
+
+
+def test_a_nan_does_not_leave_its_windows():
+    x = jnp.arange(64.0).reshape(1, 8, 8, 1)
+    clean, found = max_pool(x), max_pool(x.at[0, 2, 2, 0].set(jnp.nan))
+    # Row and column 2 lie in the window of index 1 alone.
+    apart = np.ones((1, 4, 4, 1), bool)
+    apart[0, 1, 1, 0] = False
+    np.testing.assert_array_equal(found[apart], clean[apart])
 
 
 def test_a_shape_that_cannot_be_right_is_refused():

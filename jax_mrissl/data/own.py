@@ -1,0 +1,49 @@
+"""A dataset of one's own: the declaration that flags and a table complete."""
+
+import dataclasses
+from pathlib import Path
+
+from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.data import catalog
+from jax_mrissl.data.spec import DatasetSpec, SubjectRule
+from jax_mrissl.data.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnFolder:
+    """What a user says of a dataset of their own (`--dataset=folder`).
+
+    Attributes:
+        name: of the prepared dataset.
+        classes: folder names that are the classes; (): those of the table, if any.
+        subject: how subjects are found; None: as the catalog says.
+        table: a CSV file (`data/table.py`), or None.
+    """
+
+    name: str = 'folder'
+    classes: tuple[str, ...] = ()
+    subject: SubjectRule | None = None
+    table: Path | None = None
+
+
+def own_spec(spec: DatasetSpec, own: OwnFolder) -> DatasetSpec:
+    """Gives the declaration of 'folder' with what its user says."""
+    valid = own.name.isidentifier() and own.name.isascii() and own.name.islower()
+    if not valid or (own.name != 'folder' and own.name in catalog.DATASETS):
+        raise UserError(
+            f'--name={own.name!r} cannot be the name of a dataset of your own: small '
+            'letters, digits and _ only, and none of the catalog.'
+        )
+    spec = dataclasses.replace(spec, name=own.name, classes=own.classes)
+    return dataclasses.replace(spec, subject=own.subject) if own.subject else spec
+
+
+def with_classes(spec: DatasetSpec, table: Table | None) -> DatasetSpec:
+    """Takes the classes from the table where no others are declared."""
+    if not table or not table.labels():
+        return spec
+    if not spec.classes:
+        return dataclasses.replace(spec, classes=table.labels())
+    for label in table.labels():
+        expect_known(label, spec.classes, 'label in the table')
+    return spec

@@ -1,0 +1,273 @@
+import dataclasses
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from jax_mrissl.configs.base import get_config
+from jax_mrissl.data.labels import LabelTask
+from jax_mrissl.data.prepared import PreparedSet
+from jax_mrissl.data.splits import folds
+from jax_mrissl.metrics.bootstrap import bootstrap, difference
+from jax_mrissl.metrics.calibration import softmax
+from jax_mrissl.metrics.classification import by_subject, log_loss, macro_auroc
+from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
+from jax_mrissl.tasks.finetune import PREDICTIONS, LabelledData
+from jax_mrissl.tasks.from_config import read_experiment
+
+SIZES = (12, 9, 6)
+RESAMPLES = 100
+CARD = {'title': 'A set', 'simulated': False, 'fingerprint': 'f' * 64}
+
+
+@functools.cache
+def experiment():
+    read = read_experiment(get_config('smoke'))
+    plan = dataclasses.replace(read.finetune, bootstrap_resamples=RESAMPLES, folds=5)
+    return dataclasses.replace(read, name='pretrained', finetune=plan)
+
+
+def labelled(simulated=False, sizes=SIZES):
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    rows = np.repeat(np.arange(len(classes)), 2 + np.arange(len(classes)) % 3)
+    rows = np.random.default_rng(0).permutation(rows)
+    labels = classes[rows].astype(np.int32)
+    groups = np.array([f'g{i:02d}' for i in rows])
+    ids = np.array([f'file-{i}' for i in range(len(rows))])
+    names = ('none', 'mild', 'severe')
+    made, warnings = folds(groups, labels, ids, classes=names)
+    prepared = PreparedSet(
+        name='a_set',
+        card=CARD | {'simulated': simulated},
+        boxes=np.zeros((len(rows), 4), np.int32),
+        labels=labels,
+        groups=groups,
+        positions=np.zeros(len(rows), np.float32),
+        file_ids=ids,
+        pixel_sha256=ids,
+        _sources=(),
+        _places=np.zeros((len(rows), 2), np.int32),
+    )
+    task = LabelTask(names, (0, 1, 2))
+    return LabelledData(prepared, task, labels, made, tuple(warnings))
+
+
+def write_arm(arm, data, *, signal, seed=0):
+    """Writes predictions, rows of a fold in any order; gives the pooled [n, K]."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(len(data.labels), 3)) + signal * np.eye(3)[data.labels]
+    pooled = np.empty_like(logits)
+    for index, fold in enumerate(data.folds):
+        rows = rng.permutation(data.rows(fold.test))
+        temperature = 1.0 + 0.1 * index
+        pooled[rows] = softmax(logits[rows] / temperature)
+        folder = arm.folder / f'fold-{index}'
+        folder.mkdir(parents=True)
+        np.savez(
+            folder / PREDICTIONS,
+            file_ids=data.prepared.file_ids[rows],
+            groups=data.prepared.groups[rows],
+            labels=data.labels[rows],
+            logits=logits[rows],
+            temperature=temperature,
+            probabilities=pooled[rows],
+        )
+    return pooled
+
+
+class Study:
+    """Two arms of two modes on disk, and what they hold."""
+
+    def __init__(self, folder, *, data=None, losses=(0.5,) * 5, modes=('linear',)):
+        self.folder, self.data = folder, data or labelled()
+        self.arms = [
+            Arm(name, mode, folder / name / mode)
+            for name in ('pretrained', UNTRAINED)
+            for mode in modes
+        ]
+        self.pooled = {
+            arm: write_arm(
+                arm, self.data, signal=2.0 if arm.name != UNTRAINED else 0.5, seed=i
+            )
+            for i, arm in enumerate(self.arms)
+        }
+        self.facts = {
+            arm.folder: [{'training_log_loss': loss} for loss in losses]
+            for arm in self.arms
+        }
+
+    def run(self, *, overlap=0, **changes):
+        self.text = evaluate(
+            self.arms,
+            self.facts,
+            self.data,
+            self.folder,
+            experiment=dataclasses.replace(experiment(), **changes),
+            overlap=overlap,
+            pretrained_on=[CARD | {'title': 'Another set'}],
+        )
+        self.stored = json.loads((self.folder / 'metrics.json').read_text())
+        return ' '.join(self.text.split())
+
+    def result(self, arm, unit):
+        [found] = [
+            r
+            for r in self.stored['results']
+            if (r['arm'], r['mode'], r['unit']) == (arm.name, arm.mode, unit)
+        ]
+        return found
+
+
+def test_pools_the_folds_by_image(tmp_path):
+    study = Study(tmp_path)
+    study.run()
+    data = study.data
+    for arm, p in study.pooled.items():
+        subjects = by_subject(p, data.labels, data.prepared.groups)
+        for unit, q, labels in [
+            ('subject', subjects.probabilities, subjects.labels),
+            ('slice', p, data.labels),
+        ]:
+            found = study.result(arm, unit)
+            assert found['log_loss']['value'] == pytest.approx(log_loss(q, labels))
+            assert found['macro_auroc']['value'] == pytest.approx(
+                macro_auroc(q, labels)
+            )
+            assert found['log_loss']['low'] < found['log_loss']['high']
+            assert (found['subjects'], found['slices']) == (27, len(data.labels))
+
+
+def test_the_class_prior_comes_first_in_both_units(tmp_path):
+    study = Study(tmp_path)
+    study.run()
+    shares = np.array(SIZES) / sum(SIZES)
+    prior = study.stored['results'][0]
+    assert (prior['arm'], prior['unit']) == ('class prior', 'subject')
+    assert prior['log_loss']['value'] == pytest.approx(-(shares * np.log(shares)).sum())
+    by_subject_part, by_slice_part = study.text.split('By slice')
+    for part in (by_subject_part, by_slice_part):
+        assert part.index('class prior') < part.index('pretrained, linear')
+        assert part.index('pretrained, linear') < part.index('untrained, linear')
+
+
+def test_pretrained_arms_are_compared_in_pairs_with_their_untrained_twin(tmp_path):
+    study = Study(tmp_path, modes=('linear', 'full'))
+    words = study.run()
+    data = study.data
+    found = study.stored['comparisons']
+    assert [(c['arm'], c['mode']) for c in found] == [
+        ('pretrained', 'linear'),
+        ('pretrained', 'full'),
+    ]
+    for comparison in found:
+        first, second = (
+            bootstrap(
+                study.pooled[arm],
+                data.labels,
+                data.prepared.groups,
+                resamples=RESAMPLES,
+                seed=experiment().common.seed,
+            )
+            for arm in study.arms
+            if arm.mode == comparison['mode']
+        )
+        expected = difference(first, second, unit='subject', metric='log_loss')
+        assert comparison['value'] == pytest.approx(expected.estimate.value)
+        assert comparison['value'] < 0  # the better arm minus the worse
+        assert comparison['p'] == pytest.approx(expected.p)
+        assert comparison['holm_p'] >= comparison['p']
+    assert 'pretrained, full minus untrained, full' in words
+
+
+@pytest.mark.parametrize(
+    ('losses', 'failed'),
+    [
+        ((0.5, 0.5, 0.5, 0.5, 2.0), False),  # the mean counts
+        ((1.2,) * 5, True),
+        ((float('nan'), 0.5, 0.5, 0.5, 0.5), True),
+        ((None, 0.5, 0.5, 0.5, 0.5), True),
+    ],
+)
+def test_an_arm_that_did_not_learn_its_training_set_is_no_result(
+    tmp_path, losses, failed
+):
+    study = Study(tmp_path, losses=losses)
+    words = study.run()
+    assert ('under-trained' in words) == failed
+    assert ('not compared' in words) == failed
+    found = study.result(study.arms[0], 'subject')
+    assert ('under-trained' in found['notes']) == failed
+    # The numbers are kept for who wants to know why.
+    assert found['log_loss']['value'] is not None
+
+
+def test_the_foot_says_what_a_reader_must_know(tmp_path):
+    words = Study(tmp_path).run()
+    for phrase in (
+        'Tested on A set.',
+        'Pretrained on Another set.',
+        'n = 27 subjects',
+        'split by subject',
+        'No labelled image was seen in pretraining.',
+        'not near-twins',
+        '95 % interval, percentiles of 100 bootstrap resamples of subjects',
+    ):
+        assert phrase in words
+    assert 'SIMULATED' not in words
+    assert (tmp_path / 'folds.json').exists()
+    markdown = (tmp_path / 'results.md').read_text()
+    assert 'Tested on A set.' in markdown and '| class prior |' in markdown
+
+
+def test_simulated_data_is_called_so_on_every_line_of_numbers(tmp_path):
+    study = Study(tmp_path, data=labelled(simulated=True))
+    words = study.run()
+    assert 'SIMULATED DATA' in words
+    for line in study.text.splitlines():
+        if line.startswith(('class prior  ', 'pretrained, ', 'untrained, ')):
+            assert 'simulated' in line, line
+
+
+def test_an_overlap_is_shouted(tmp_path):
+    words = Study(tmp_path).run(overlap=3, allow_overlap=True)
+    assert 'OVERLAP ALLOWED: 3 labelled images were seen in pretraining.' in words
+
+
+def test_without_pretraining_there_is_no_word_of_overlap(tmp_path):
+    assert 'pretraining' not in Study(tmp_path).run(chain=()).replace(
+        'pretraining helped', ''
+    )
+
+
+def test_a_second_run_writes_the_same_bytes(tmp_path):
+    study = Study(tmp_path)
+    names = ('folds.json', 'metrics.json', 'results.md')
+    study.run()
+    first = [(tmp_path / name).read_bytes() for name in names]
+    study.run()
+    assert [(tmp_path / name).read_bytes() for name in names] == first
+
+
+def test_predictions_of_other_folds_are_refused(tmp_path):
+    study = Study(tmp_path)
+    other = study.data.folds[1:] + study.data.folds[:1]
+    study.data = dataclasses.replace(study.data, folds=other)
+    with pytest.raises(ValueError, match='made with other folds'):
+        study.run()
+
+
+def test_a_missing_image_is_refused(tmp_path):
+    study = Study(tmp_path)
+    path = study.arms[0].folder / 'fold-0' / PREDICTIONS
+    with np.load(path) as stored:
+        kept = {k: stored[k] for k in stored.files}
+    groups, counts = np.unique(kept['groups'], return_counts=True)
+    rows = np.arange(len(kept['groups']))
+    drop = np.flatnonzero(kept['groups'] == groups[counts > 1][0])[0]
+    for name, values in kept.items():
+        if values.ndim:
+            kept[name] = values[rows != drop]
+    np.savez(path, **kept)
+    with pytest.raises(ValueError, match='each once'):
+        study.run()
