@@ -21,7 +21,8 @@ SCALES = ('', 'demo', 'smoke', 'report')
 
 def get_config(scale: str = '') -> ConfigDict:
     """Makes the base config at one of `SCALES`."""
-    expect_known(scale, SCALES, 'scale of the config (behind the colon)')
+    if scale:
+        expect_known(scale, SCALES[1:], 'scale of the config (behind the colon)')
     config = ConfigDict(
         dict(
             name='base',

@@ -17,6 +17,7 @@ from jax_mrissl.tasks.finetune import Finetuner, label_data
 from jax_mrissl.tasks.from_config import Experiment, PretrainPlan
 from jax_mrissl.tasks.pretrain import (
     CHECKPOINTS,
+    lay_out,
     make_lineage,
     open_data,
     pretrain_identity,
@@ -117,6 +118,7 @@ def _pretrain_job(
     store: Store,
 ) -> _Job:
     common = experiment.common
+    lay_out(plan, common, prepared)  # mistakes show before any work is done
     stage = Stage('pretrain', pretrain_identity(plan, common, prepared), parents)
     what = f'Pretraining ({plan.method["name"]} on {prepared.name})'
 

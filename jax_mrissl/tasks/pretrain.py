@@ -26,7 +26,7 @@ from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
 from jax_mrissl.tasks.programs import RowProgram, training_program
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage, read_encoder
 from jax_mrissl.train.loop import Rhythm, run_steps
-from jax_mrissl.train.parallel import choose_parallel
+from jax_mrissl.train.parallel import Parallel, choose_parallel
 from jax_mrissl.train.state import TrainState, initial_state
 
 CHECKPOINTS = 'checkpoints'
@@ -74,13 +74,7 @@ def run_pretrain(
     Returns: JSON facts about the run: steps, time, device, the last metrics.
     """
     began = time.monotonic()
-    parallel = choose_parallel(common.parallel, plan.batch_size)
-    if plan.batch_size > len(prepared):
-        raise UserError(
-            f'{plan.where}.batch_size is {plan.batch_size}, but {prepared.name} has '
-            f'only {len(prepared)} images. Set it to at most that.'
-        )
-    steps_per_epoch = len(prepared) // plan.batch_size
+    parallel, steps_per_epoch = lay_out(plan, common, prepared)
     rhythm = Rhythm(
         steps=plan.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
@@ -162,6 +156,23 @@ def run_pretrain(
         'placement': placement,
         'last': log.rows()[-1],
     }
+
+
+def lay_out(
+    plan: PretrainPlan, common: Common, prepared: PreparedSet
+) -> tuple[Parallel, int]:
+    """Gives the layout over the devices and the steps of an epoch.
+
+    Raises:
+        UserError: the batch does not fit the devices, or the dataset.
+    """
+    parallel = choose_parallel(common.parallel, plan.batch_size)
+    if plan.batch_size > len(prepared):
+        raise UserError(
+            f'{plan.where}.batch_size is {plan.batch_size}, but {prepared.name} has '
+            f'only {len(prepared)} images. Set it to at most that.'
+        )
+    return parallel, len(prepared) // plan.batch_size
 
 
 def device_in_words() -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from jax_mrissl.core.errors import UserError
 
@@ -140,11 +141,9 @@ def read_encoder(folder: Path, like: Any) -> Any:
         raise UserError(f'No whole checkpoint in {folder}: has its stage been run?')
     saved = folder.absolute() / str(max(steps)) / 'state'
     wanted = {part: {'encoder': abstract(like[part])} for part in _PARTS}
+    found = ocp.PyTreeCheckpointHandler().metadata(epath.Path(saved)).tree
+    _check(_shapes(wanted), _shapes({p: _encoder(found, p) for p in _PARTS}), folder)
     with ocp.PyTreeCheckpointer() as reader:
-        found = reader.metadata(saved).item_metadata.tree
-        _check(
-            _shapes(wanted), _shapes({p: _encoder(found, p) for p in _PARTS}), folder
-        )
         restored = reader.restore(
             saved,
             args=ocp.args.PyTreeRestore(
