@@ -23,8 +23,8 @@ from jax_mrissl.models import ENCODERS, convolution
 def jax_step(pixels, batch, *, plain):
     """Makes a function that runs one step and waits for it."""
     module = ENCODERS['resnet18']().module()
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, pixels, pixels, 3)))
-    images = images.astype(jnp.float32)
+    rng = np.random.default_rng(0)
+    images = jnp.float32(rng.normal(size=(batch, pixels, pixels, 3)))
 
     def train(variables, images):
         def loss(params):

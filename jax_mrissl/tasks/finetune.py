@@ -243,6 +243,8 @@ class Finetuner:
                 {
                     'l2_strength': probe.l2_strength,
                     'training_log_loss': probe.training_log_loss,
+                    'converged': probe.converged,
+                    'strength_at_edge_of_grid': probe.at_edge,
                 }
             )
             test = data.rows(fold.test)
