@@ -37,15 +37,13 @@ def jax_step(pixels, batch, *, plain):
             return (h**2).mean(), state
 
         gradient, state = jax.grad(loss, has_aux=True)(variables['params'])
-        params = jax.tree.map(
-            lambda p, g: p - 0.01 * g, variables['params'], gradient
-        )
+        params = jax.tree.map(lambda p, g: p - 0.01 * g, variables['params'], gradient)
         return {'params': params, **state}
 
     def build():
-        variables = jax.jit(
-            lambda x: module.init(jax.random.key(0), x, train=True)
-        )(images)
+        variables = jax.jit(lambda x: module.init(jax.random.key(0), x, train=True))(
+            images
+        )
         step = jax.jit(train, donate_argnums=0).lower(variables, images).compile()
         return variables, step
 
