@@ -1,4 +1,4 @@
-"""Runs an experiment: pretrain, finetune, evaluate, print the table.
+r"""Runs an experiment: pretrain, finetune, evaluate, print the table.
 
     python -m jax_mrissl.main --config=configs/barlow_brain.py:demo
 

@@ -1,4 +1,4 @@
-"""Barlow Twins, ResNet18, on brain MRI; then the severity of Alzheimer's disease.
+r"""Barlow Twins, ResNet18, on brain MRI; then the severity of Alzheimer's disease.
 
     python -m jax_mrissl.main --config=configs/barlow_brain.py \
         --config.data_dir=data --workdir=runs/barlow_brain

@@ -1,4 +1,4 @@
-"""No pretraining: what the same network reaches from random weights.
+r"""No pretraining: what the same network reaches from random weights.
 
     python -m jax_mrissl.main --config=configs/untrained.py \
         --config.data_dir=data --workdir=runs/untrained
