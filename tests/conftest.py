@@ -5,6 +5,8 @@ import os
 # Before JAX starts: four CPU devices, so that one machine tests many.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', '4')
+# Programs run once, on a few pixels: XLA's optimisations would take most of the time.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import jax
 import numpy as np

@@ -14,7 +14,7 @@ from jax_mrissl.tasks.from_config import read_experiment
 CONFIGS = sorted(
     p.stem
     for p in (Path(__file__).parents[1] / 'jax_mrissl' / 'configs').glob('*.py')
-    if p.stem != '__init__'
+    if not p.stem.startswith('_')
 )
 
 

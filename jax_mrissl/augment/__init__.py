@@ -4,32 +4,38 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_mrissl.augment.colour import ColorJitter, RandomGrayscale
-from jax_mrissl.augment.geometry import (
-    HorizontalFlip,
-    RandomResizedCrop,
-    Resize,
-    Rotate,
-)
+from jax_mrissl.augment.crops import RandomResizedCrop, Resize
+from jax_mrissl.augment.ct import WindowJitter
+from jax_mrissl.augment.geometry import Affine, HorizontalFlip
 from jax_mrissl.augment.intensity import (
     BrightnessContrast,
+    Gamma,
     GaussianBlur,
+    GaussianNoise,
     Normalize,
     Solarize,
 )
+from jax_mrissl.augment.mri import BiasField, Ghosting, RicianNoise
 from jax_mrissl.augment.policy import Policy
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
 
 CROPS: dict[str, type] = {'random_resized_crop': RandomResizedCrop, 'resize': Resize}
 OPS: dict[str, type] = {
+    'affine': Affine,
+    'bias_field': BiasField,
     'brightness_contrast': BrightnessContrast,
     'color_jitter': ColorJitter,
+    'gamma': Gamma,
     'gaussian_blur': GaussianBlur,
+    'gaussian_noise': GaussianNoise,
+    'ghosting': Ghosting,
     'horizontal_flip': HorizontalFlip,
     'normalize': Normalize,
     'random_grayscale': RandomGrayscale,
-    'rotate': Rotate,
+    'rician_noise': RicianNoise,
     'solarize': Solarize,
+    'window_jitter': WindowJitter,
 }
 
 

@@ -38,12 +38,15 @@ def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
         r == value, bc - gc, jnp.where(g == value, 2 + rc - bc, 4 + gc - rc)
     )
     hue = jnp.where(gray, 0.0, sector / 6)
-    turned = (hue + shift) % 1.0
+    # Not `%`: XLA's CPU backend computes it by a call for each pixel.
+    turned = hue + shift
+    turned = turned - jnp.floor(turned)
 
     def channel(offset: float) -> jax.Array:
         # value * (1 - saturation * clip(min(k, 4 - k), 0, 1)), with value * saturation
         # = chroma: the closed form of the six sectors.
-        k = (offset + turned * 6) % 6
+        k = offset + turned * 6  # below 11
+        k = jnp.where(k >= 6, k - 6, k)
         return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
 
     return jnp.clip(jnp.stack([channel(5), channel(3), channel(1)], -1), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""What a view's pixels say: blur, solarisation, brightness, normalisation.
+"""What a view's pixels say: blur, noise, brightness, gamma, normalisation.
 
 Ops take one image, float32 [H, W, C] in [0, 1], C 1 or 3, and keep shape and range;
 `Normalize`, which stands last, alone leaves the range.
@@ -143,6 +143,73 @@ def draw_factor(key: jax.Array, strength: float) -> jax.Array:
     """Draws a factor from [max(0, 1 - strength), 1 + strength]."""
     low = max(0.0, 1 - strength)
     return jax.random.uniform(key, minval=low, maxval=1 + strength)
+
+
+def add_gaussian_noise(key: jax.Array, image: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Adds noise of standard deviation `sigma`, the same in all channels.
+
+    Args:
+        key: of this draw.
+        image: float32 [H, W, C].
+        sigma: in units of the image; a scalar.
+
+    Returns: the same shape; not clipped.
+    """
+    return image + sigma * jax.random.normal(key, (*image.shape[:2], 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianNoise:
+    """Noise of a standard deviation drawn from `sigma`, of full scale.
+
+    Source: siaug (chest X-ray) draws 0.01 to 0.03. Pixels are clipped, so that a black
+    background gets half of it: for MR magnitudes `rician_noise` is the true one.
+    """
+
+    sigma: tuple[float, float] = (0.0, 0.03)
+    probability: float = 0.3
+
+    def __post_init__(self):
+        if not 0 <= self.sigma[0] <= self.sigma[1]:
+            raise ValueError(f'sigma is {self.sigma}; 0 <= lowest <= highest.')
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        """Maps one image to the same shape."""
+        sigma_key, noise_key, apply_key = jax.random.split(key, 3)
+        low, high = self.sigma
+        sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
+        noisy = jnp.clip(add_gaussian_noise(noise_key, image, sigma), 0.0, 1.0)
+        apply = jax.random.bernoulli(apply_key, self.probability)
+        return jnp.where(apply, noisy, image)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma:
+    """Changes tissue contrast: image ** gamma; black and white stay.
+
+    Attributes:
+        log_gamma: x for a gamma of exp(U(-x, x)), so that darkening by gamma and
+            brightening by 1 / gamma are equally likely.
+        probability: per image.
+
+    Source: TorchIO's RandomGamma, x = 0.3.
+    """
+
+    log_gamma: float = 0.3
+    probability: float = 0.5
+
+    def __post_init__(self):
+        if self.log_gamma < 0:
+            raise ValueError(f'log_gamma is {self.log_gamma}; at least 0.')
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        """Maps one image to the same shape."""
+        gamma_key, apply_key = jax.random.split(key)
+        exponent = jax.random.uniform(
+            gamma_key, minval=-self.log_gamma, maxval=self.log_gamma
+        )
+        apply = jax.random.bernoulli(apply_key, self.probability)
+        return image ** jnp.where(apply, jnp.exp(exponent), 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jax_mrissl.core.batch import Batch
-from jax_mrissl.core.batch_axis import BatchAxis
 
 Crop = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Op = Callable[[jax.Array, jax.Array], jax.Array]
@@ -59,22 +58,48 @@ class Policy:
 
 
 def make_views(
-    key: jax.Array, batch: Batch, policies: tuple[Policy, ...], axis: BatchAxis
-) -> tuple[Batch, ...]:
-    """Draws one view of each image for each policy.
+    key: jax.Array, batch: Batch, policies: tuple[Policy, ...], row_ids: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Draws one view of each row for each policy.
 
     Args:
         key: of this step, the same on every device.
-        batch: canvases; under pmap, this device's rows.
+        batch: canvases, B rows. Where it has partners, every second view (the second,
+            the fourth ...) is drawn from them.
         policies: one per view.
-        axis: where the rest of the batch is.
+        row_ids: int32 [B], each row's number in the whole batch.
 
-    Returns: the batch once per policy, with views in the place of images.
+    Returns: one array per policy, [B, size, size, C].
     """
-    row_ids = axis.row_ids(len(batch.image))
-    views = []
-    for index, policy in enumerate(policies):
-        view_key = jax.random.fold_in(key, index)
-        images = policy(view_key, batch.image, batch.box, row_ids)
-        views.append(dataclasses.replace(batch, image=images))
-    return tuple(views)
+    view_keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
+        jnp.arange(len(policies))
+    )
+    views: dict[int, jax.Array] = {}
+    for policy, from_partner in dict.fromkeys(_draws(batch, policies)):
+        # Views of one policy are drawn by one program: eight crops compile as two.
+        alike = [
+            i
+            for i, draw in enumerate(_draws(batch, policies))
+            if draw == (policy, from_partner)
+        ]
+        image, box = batch.image, batch.box
+        if from_partner:
+            image, box = batch.partner_image, batch.partner_box
+
+        def draw(
+            view_key: Any, policy: Policy = policy, image: Any = image, box: Any = box
+        ) -> jax.Array:
+            return policy(view_key, image, box, row_ids)
+
+        if len(alike) == 1:
+            views[alike[0]] = draw(view_keys[alike[0]])
+        else:
+            drawn = jax.vmap(draw)(view_keys[jnp.array(alike)])
+            views |= {index: drawn[place] for place, index in enumerate(alike)}
+    return tuple(views[i] for i in range(len(policies)))
+
+
+def _draws(batch: Batch, policies: tuple[Policy, ...]) -> list[tuple[Policy, bool]]:
+    """Says for each view how it is drawn, and whether from the partners."""
+    has_partners = batch.partner_image is not None
+    return [(p, has_partners and i % 2 == 1) for i, p in enumerate(policies)]

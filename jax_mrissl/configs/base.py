@@ -2,63 +2,98 @@
 
     python -m jax_mrissl.main --config=configs/base.py --workdir=runs/base
 
-Any field can be set by a flag: --config.pretrain.epochs=50. A scale goes behind the
-name of the file, as in configs/barlow_brain.py:demo:
+Any field can be set by a flag: --config.pretrain.epochs=50. Behind the name of the file
+may stand a scale, a policy, or both, as in configs/barlow_brain.py:demo,mri.
 
+Scales:
 (none)   the recommended recipe, for one GPU
-:demo    the simulated cohort, minutes on a laptop
-:smoke   the simulated cohort, a tiny network, seconds: does it run at all?
-:report  the recipe of the student report that this project redoes
+demo     the simulated cohort, minutes on a laptop
+smoke    the simulated cohort, a tiny network, seconds: does it run at all?
+report   the recipe of the student report that this project redoes
+
+Policies, of the views that pretraining learns from:
+natural  the method's own, from its paper and code (the default)
+mri      for MR slices: bias field, Rician noise, ghosting, gamma; no colour
+ct       for CT slices: jitter of the window
+xray     for radiographs: gamma, small rotations
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from jax_mrissl.augment.recipes import barlow_views, evaluation_view, finetune_views
-from jax_mrissl.core.errors import expect_known
+from jax_mrissl.augment.recipes import POLICIES, evaluation_view, finetune_views
+from jax_mrissl.configs import _methods as methods
+from jax_mrissl.core.errors import UserError, expect_known
 
 SCALES = ('', 'demo', 'smoke', 'report')
+# Where the images of a skull-stripped set end, a crop may hold little of the brain.
+_FOREGROUND = {'brain_mri_masked': 0.3}
 
 
-def get_config(scale: str = '') -> ConfigDict:
-    """Makes the base config at one of `SCALES`."""
-    if scale:
-        expect_known(scale, SCALES[1:], 'scale of the config (behind the colon)')
-    config = ConfigDict(
+def get_config(variant: str = '') -> ConfigDict:
+    """Makes the base config: Barlow Twins on brain MRI."""
+    return pretrained('base', 'barlow', 'brain_mri', variant=variant)
+
+
+def pretrained(name: str, method: str, *datasets: str, variant: str = '') -> ConfigDict:
+    """Makes the config of pretraining on datasets, one after the other.
+
+    Args:
+        name: the experiment's.
+        method: a key of `_methods.METHODS`.
+        datasets: at most two; the last is the section `pretrain`, the one before it
+            `natural`. None: no pretraining.
+        variant: a scale, a policy, or both with a comma between.
+    """
+    scale, policy = _read(variant)
+    config = _everything(name)
+    for section, dataset in zip(('pretrain', 'natural'), datasets[::-1], strict=False):
+        # Natural images keep their own views before those of the medical ones.
+        own = policy if section == 'pretrain' else 'natural'
+        foreground = _FOREGROUND.get(dataset, 0.0)
+        chosen = methods.METHODS[method](scale, own, foreground)
+        if scale == 'report':
+            chosen = methods.report(method, chosen)
+        config[section] = ConfigDict(_pretrain(dataset) | chosen)
+    config.chain = ('natural', 'pretrain')[-len(datasets) :] if datasets else ()
+    _SCALE[scale](config)
+    return config
+
+
+def _read(variant: str) -> tuple[str, str]:
+    """Splits what stands behind the colon into scale and policy."""
+    scale, policy = '', 'natural'
+    known = [*SCALES[1:], *POLICIES]
+    for word in filter(None, variant.split(',')):
+        expect_known(word, known, 'scale or policy of the config (behind the colon)')
+        if word in POLICIES:
+            policy = word
+        else:
+            scale = word
+    if scale == 'report' and policy != 'natural':
+        raise UserError(
+            f'The scale report has views of its own, not those of {policy}.'
+        )
+    return scale, policy
+
+
+def _everything(name: str) -> ConfigDict:
+    return ConfigDict(
         dict(
-            name='base',
+            name=name,
             seed=0,
             data_dir='data',  # where `prepare` put the datasets
             compute='auto',  # 'float32' or 'bfloat16'; auto: float32 on a CPU
             parallel='mesh',  # or 'pmap'
+            remat=False,  # compute activations again in gradients, to save memory
             allow_overlap=False,  # may pretraining see images of the labelled set?
             encoder=dict(name='resnet18', stem='imagenet', zero_init_residual=False),
+            # A stage's folder, or a file of weights in torchvision's names, that the
+            # chain (or finetuning, where it is empty) starts from; '': random.
+            init_from='',
             # The sections below that pretrain, each from the one before; (): none.
-            chain=('pretrain',),
-            pretrain=dict(
-                data=dict(name='brain_mri', split='all', placement='auto'),
-                image_size=128,
-                batch_size=256,  # images of the whole batch, over all devices
-                epochs=300,
-                method=dict(
-                    name='barlow',
-                    projector_widths=(2048, 2048, 2048),
-                    redundancy_weight=0.0051,
-                ),
-                # The rate for a batch of 256 of the authors' own table; biases and
-                # norms as in their code.
-                optimizer=dict(
-                    name='lars',
-                    rate_per_256=0.4,
-                    bias_rate_per_256=0.0048,
-                    warmup_epochs=10.0,
-                    final_fraction=0.001,
-                    weight_decay=1e-6,
-                ),
-                views=barlow_views(),
-                log_every=10,  # steps
-                checkpoint_every_epochs=5,
-                monitor_images=512,
-            ),
+            chain=(),
             finetune=dict(
                 data=dict(name='alzheimer_mri', split='all'),
                 task='severity3',  # or 'severity4', or 'classes': the set's own
@@ -87,8 +122,30 @@ def get_config(scale: str = '') -> ConfigDict:
             ),
         )
     )
-    _SCALE[scale](config)
-    return config
+
+
+def _pretrain(dataset: str) -> dict[str, Any]:
+    """Gives a pretraining section without its method; `_methods.py` has that."""
+    return dict(
+        data=dict(name=dataset, split='all', placement='auto'),
+        image_size=128,
+        batch_size=256,  # images of the whole batch, over all devices
+        epochs=300,
+        positives='image',  # or 'subject': views of two images of one subject
+        # Parts of the batch that a device sees one after the other, to save memory;
+        # each has batch statistics of its own.
+        chunks=1,
+        log_every=10,  # steps
+        checkpoint_every_epochs=5,
+        watch=dict(  # what is measured on the way; it decides nothing
+            images=512,  # for the spread of embeddings
+            every_epochs=1,
+            probe_every_epochs=10,  # kNN and linear probe on labelled images; 0: never
+            probe_images=2000,
+            neighbours=20,
+            on_collapse='warn',  # or 'stop'
+        ),
+    )
 
 
 def _recommended(config: ConfigDict) -> None:
@@ -97,10 +154,10 @@ def _recommended(config: ConfigDict) -> None:
 
 def _demo(config: ConfigDict) -> None:
     """A first look on a laptop: simulated images, small ones, few epochs."""
-    _simulated(config, 'demo')
-    config.pretrain.update(image_size=48, batch_size=64, epochs=6, monitor_images=128)
-    config.pretrain.method.projector_widths = (512, 512, 512)
-    config.pretrain.optimizer.warmup_epochs = 1.0
+    for section in _simulated(config, 'demo'):
+        section.update(image_size=48, batch_size=64, epochs=6)
+        section.watch.update(images=128, probe_every_epochs=3)
+        section.optimizer.warmup_epochs = 1.0
     config.finetune.update(image_size=48, slices_per_group=4)
     config.finetune.full.update(batch_size=32, epochs=6)
     config.finetune.full.optimizer.warmup_epochs = 1.0
@@ -108,14 +165,17 @@ def _demo(config: ConfigDict) -> None:
 
 def _smoke(config: ConfigDict) -> None:
     """Seconds: every room is entered, nothing is learned."""
-    _simulated(config, 'smoke')
     config.encoder.name = 'resnet_tiny'
-    config.pretrain.update(
-        image_size=16, batch_size=16, epochs=2, log_every=1, checkpoint_every_epochs=1
-    )
-    config.pretrain.monitor_images = 32
-    config.pretrain.method.projector_widths = (16, 16)
-    config.pretrain.optimizer.warmup_epochs = 0.5
+    for section in _simulated(config, 'smoke'):
+        section.update(
+            image_size=16,
+            batch_size=16,
+            epochs=2,
+            log_every=1,
+            checkpoint_every_epochs=1,
+        )
+        section.watch.update(images=32, probe_every_epochs=1, neighbours=3)
+        section.optimizer.warmup_epochs = 0.5
     config.finetune.update(
         image_size=16, evaluation_batch_size=32, bootstrap_resamples=200, folds=3
     )
@@ -126,18 +186,18 @@ def _smoke(config: ConfigDict) -> None:
 
 def _report(config: ConfigDict) -> None:
     """The report's recipe as far as it is known: SGD, 224 pixels, four classes."""
-    config.pretrain.image_size = 224
-    config.pretrain.epochs = 100
-    # The rate of the Lightly library's own small-data benchmarks, which it followed.
-    config.pretrain.optimizer = ConfigDict(
-        dict(name='sgd', rate_per_256=0.06, momentum=0.9, weight_decay=5e-4)
-    )
+    for name in config.chain:
+        config[name].update(image_size=224, epochs=100)
     config.finetune.update(image_size=224, task='severity4')
 
 
-def _simulated(config: ConfigDict, dataset: str) -> None:
-    config.pretrain.data.update(name=dataset, split='pretrain')
+def _simulated(config: ConfigDict, dataset: str) -> list[ConfigDict]:
+    """Puts simulated images in place of all others; gives pretraining's sections."""
     config.finetune.data.update(name=dataset, split='labelled')
+    sections = [config[name] for name in config.chain]
+    for section in sections:
+        section.data.update(name=dataset, split='pretrain')
+    return sections
 
 
 _SCALE = {

@@ -9,9 +9,6 @@ from ml_collections import ConfigDict
 from jax_mrissl.configs import base
 
 
-def get_config(scale: str = '') -> ConfigDict:
-    """Makes the config at one of the scales of `base.SCALES`."""
-    config = base.get_config(scale)
-    config.name = 'untrained'
-    config.chain = ()
-    return config
+def get_config(variant: str = '') -> ConfigDict:
+    """Makes the config; `base.py` tells the variants."""
+    return base.pretrained('untrained', '', variant=variant)

@@ -17,9 +17,15 @@ class Batch:
         box: int32 [B, 4]: top, left, height, width of the part that is not background.
         label: int32 [B], -1 where unknown.
         mask: float32 [B]: 1 for a row that counts, 0 for one that fills a last batch.
+        group: int32 [B], equal for images of one subject.
+        partner_image, partner_box: another image of each row's subject, as `image` and
+            `box`, where views are to be drawn from two images; else None.
     """
 
     image: Array
     box: Array
     label: Array
     mask: Array
+    group: Array
+    partner_image: Array | None = None
+    partner_box: Array | None = None

@@ -27,6 +27,15 @@ class BatchAxis:
         """Adds every leaf up over the devices."""
         return tree if self.name is None else lax.psum(tree, self.name)
 
+    def max(self, tree: Any) -> Any:
+        """Takes every leaf's maximum over the devices; has no derivative."""
+        return tree if self.name is None else lax.pmax(tree, self.name)
+
+    @property
+    def size(self) -> Any:
+        """How many devices split the batch: 1, or the mapped axis' length."""
+        return 1 if self.name is None else lax.axis_size(self.name)
+
     def gather(self, rows: jax.Array) -> jax.Array:
         """Puts all devices' rows together, [b, ...] to [B, ...], in row order."""
         if self.name is None:

@@ -22,7 +22,8 @@ def build(
         kinds: the dataclasses to choose from, by name.
         config: `name` selects the kind; the other fields are its arguments.
         where: the section's path in the config, for messages.
-        given: arguments that are not the config's to set, such as built networks.
+        given: arguments that are not the config's to set, such as built networks; a
+            kind gets those that it has fields for.
 
     Raises:
         UserError: an unknown name or field, or a value that the kind refuses.
@@ -34,7 +35,9 @@ def build(
     name = fields.pop('name')
     expect_known(name, kinds, f'{where}.name')
     kind: Any = kinds[name]
-    known = [f.name for f in dataclasses.fields(kind) if f.init and f.name not in given]
+    fields_of_kind = [f.name for f in dataclasses.fields(kind) if f.init]
+    known = [name for name in fields_of_kind if name not in given]
+    given = {k: v for k, v in given.items() if k in fields_of_kind}
     for field in fields:
         expect_known(field, known, f'field of {where} (name={name!r})')
     try:

@@ -21,19 +21,24 @@ PLACEMENTS = ('auto', 'device', 'host', 'stream')
 
 @struct.dataclass
 class Resident:
-    """A whole set on the accelerator: image [n, H, W, C], box [n, 4], label [n]."""
+    """A whole set on the accelerator: image [n, H, W, C], box [n, 4], label, group."""
 
     image: Any
     box: Any
     label: Any
+    group: Any
 
 
 @struct.dataclass
 class Rows:
-    """A batch of a resident set: row numbers, int32 [b]; mask, float32 [b]."""
+    """A batch of a resident set: row numbers, int32 [b]; mask, float32 [b].
+
+    `partner`, int32 [b] or None: another row of each row's subject.
+    """
 
     row: Any
     mask: Any
+    partner: Any = None
 
 
 def fetch(source: Any, feed: Any) -> Batch:
@@ -46,14 +51,22 @@ def fetch(source: Any, feed: Any) -> Batch:
     if isinstance(feed, Batch):
         return feed
 
-    def take(values: jax.Array) -> jax.Array:
-        return jnp.take(values, feed.row, axis=0, mode='clip')
+    def take(values: jax.Array, rows: jax.Array) -> jax.Array:
+        return jnp.take(values, rows, axis=0, mode='clip')
 
-    return Batch(
-        image=take(source.image),
-        box=take(source.box),
-        label=take(source.label),
+    batch = Batch(
+        image=take(source.image, feed.row),
+        box=take(source.box, feed.row),
+        label=take(source.label, feed.row),
         mask=feed.mask,
+        group=take(source.group, feed.row),
+    )
+    if feed.partner is None:
+        return batch
+    return dataclasses.replace(
+        batch,
+        partner_image=take(source.image, feed.partner),
+        partner_box=take(source.box, feed.partner),
     )
 
 
@@ -102,9 +115,39 @@ class Shard:
     count: int = 1
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """Gives this process's rows of a batch."""
-        share = len(rows) // self.count
-        return rows[self.index * share : (self.index + 1) * share]
+        """Gives this process's rows of a batch, [..., B]."""
+        share = rows.shape[-1] // self.count
+        return rows[..., self.index * share : (self.index + 1) * share]
+
+
+def with_partners(
+    order: grain.MapDataset, groups: np.ndarray, seed: int
+) -> grain.MapDataset:
+    """Adds to each batch of rows another row of each row's subject.
+
+    Drawn anew at each step, evenly from the subject's other images; an image that is
+    its subject's only one is its own partner. Element t depends on these arguments and
+    t alone, and is int32 [2, B]: rows, partners.
+
+    Args:
+        order: batches of row numbers, int32 [B].
+        groups: int [n], each row's subject.
+        seed: of the draws.
+    """
+    by_group = np.argsort(groups, kind='stable')
+    place = np.empty(len(groups), np.int64)  # of each row in `by_group`
+    place[by_group] = np.arange(len(groups))
+    _, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    start, count = (np.cumsum(counts) - counts)[number], counts[number]
+
+    def pair(step: int, rows: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([seed, step])
+        # Of the others: from 1 to count - 1 places further on, around the subject.
+        further = rng.integers(1, np.maximum(count[rows], 2))
+        partner = start[rows] + (place[rows] - start[rows] + further) % count[rows]
+        return np.stack([rows, by_group[partner]]).astype(np.int32)
+
+    return order.map_with_index(pair)
 
 
 def choose_placement(
@@ -139,7 +182,10 @@ def _host_memory() -> int:
 def resident(prepared: PreparedSet) -> Resident:
     """Decodes a whole set, for the accelerator; on the host as yet."""
     return Resident(
-        image=prepared.all_images(), box=prepared.boxes, label=prepared.labels
+        image=prepared.all_images(),
+        box=prepared.boxes,
+        label=prepared.labels,
+        group=prepared.group_numbers,
     )
 
 
@@ -151,6 +197,7 @@ def row_feeds(
     seed: int,
     first_step: int,
     shard: Shard,
+    partners_of: np.ndarray | None = None,
 ) -> Iterator[Rows]:
     """Gives the feeds of a training run on some rows of a resident set, without end.
 
@@ -161,11 +208,20 @@ def row_feeds(
         seed: of the shuffles.
         first_step: the global step of the first feed.
         shard: this process's share.
+        partners_of: int [n], the subject of each of `rows`, where every row is to have
+            a partner of its subject; None: no partners.
     """
-    order = _shares(len(rows), batch_size, steps_per_epoch, seed, first_step, shard)
+    order = _shares(
+        len(rows), batch_size, steps_per_epoch, seed, first_step, shard, partners_of
+    )
     rows = np.asarray(rows, np.int32)
     mask = np.ones(batch_size // shard.count, np.float32)
-    return _iterate(order.map(lambda r: Rows(row=rows[r], mask=mask)), threads=0)
+
+    def feed(places: np.ndarray) -> Rows:
+        row, *partner = rows[places]
+        return Rows(row=row, mask=mask, partner=partner[0] if partner else None)
+
+    return _iterate(order.map(feed), threads=0)
 
 
 def open_input(
@@ -177,6 +233,7 @@ def open_input(
     seed: int,
     first_step: int,
     shard: Shard,
+    partners: bool = False,
 ) -> tuple[Any, Iterator[Any]]:
     """Opens the input of a training run; the batches do not depend on the placement.
 
@@ -188,12 +245,14 @@ def open_input(
         seed: of the shuffles.
         first_step: the global step of the first batch.
         shard: this process's share.
+        partners: whether each row comes with another image of its subject.
 
     Returns:
         What is to be put on every device (a `Resident` set, or nothing), and the feeds
         from `first_step` on, without end: `Rows` or `Batch`, on the host.
     """
     count = len(prepared)
+    partners_of = prepared.group_numbers if partners else None
     if placement == 'device':
         feeds = row_feeds(
             np.arange(count),
@@ -202,6 +261,7 @@ def open_input(
             seed=seed,
             first_step=first_step,
             shard=shard,
+            partners_of=partners_of,
         )
         return resident(prepared), feeds
     if placement == 'host':
@@ -216,12 +276,24 @@ def open_input(
 
     mask = np.ones(batch_size // shard.count, np.float32)
 
-    def batch(r: np.ndarray) -> Batch:
-        return Batch(
-            image=read(r), box=prepared.boxes[r], label=prepared.labels[r], mask=mask
+    def batch(places: np.ndarray) -> Batch:
+        r, *partner = places
+        made = Batch(
+            image=read(r),
+            box=prepared.boxes[r],
+            label=prepared.labels[r],
+            mask=mask,
+            group=prepared.group_numbers[r],
+        )
+        if not partner:
+            return made
+        return dataclasses.replace(
+            made, partner_image=read(partner[0]), partner_box=prepared.boxes[partner[0]]
         )
 
-    order = _shares(count, batch_size, steps_per_epoch, seed, first_step, shard)
+    order = _shares(
+        count, batch_size, steps_per_epoch, seed, first_step, shard, partners_of
+    )
     return (), _iterate(order.map(batch), threads=4)
 
 
@@ -232,12 +304,18 @@ def _shares(
     seed: int,
     first_step: int,
     shard: Shard,
+    partners_of: np.ndarray | None,
 ) -> grain.MapDataset:
+    """Gives this process's rows of each step, int32 [1 or 2, b]: rows, partners."""
     if batch_size % shard.count:
         raise UserError(
             f'A batch of {batch_size} cannot be shared by {shard.count} processes.'
         )
     rows = batch_rows(count, batch_size, seed, steps_per_epoch)
+    if partners_of is None:
+        rows = rows.map(lambda r: r[None])
+    else:
+        rows = with_partners(rows, partners_of, seed)
     return rows[first_step:].map(shard.of)
 
 

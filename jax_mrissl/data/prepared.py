@@ -51,6 +51,11 @@ class PreparedSet:
         """The SHA-256 that runs and tables cite."""
         return self.card['fingerprint']
 
+    @functools.cached_property
+    def group_numbers(self) -> np.ndarray:
+        """Numbers the groups, int32 [n]: equal where the subject is."""
+        return np.unique(self.groups, return_inverse=True)[1].astype(np.int32)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the stored canvas."""

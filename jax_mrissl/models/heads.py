@@ -1,6 +1,6 @@
 """What stands on top of an encoder: projectors and linear classifiers."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,48 +9,71 @@ import jax.numpy as jnp
 from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
 from jax_mrissl.models.normalization import BatchNorm
 
-# PyTorch's default for a linear layer: uniform within 1 / sqrt(fan_in).
+# PyTorch's default for a linear layer: weight and bias uniform within 1 / sqrt(fan_in).
 _TORCH_LINEAR = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+# Of google-research/simclr.
+_SMALL_NORMAL = nn.initializers.normal(0.01)
 
 
 class Projector(nn.Module):
-    """Linear layers with BatchNorm and ReLU between them, and none after the last.
+    """Linear layers with ReLU between them, and BatchNorm where it is asked for.
 
     Attributes:
         widths: outputs of each layer; the last is the dimension D of the projection.
+            None: as wide as the embedding.
         dtype, param_dtype: of the computation and of the parameters.
-
-    No layer has a bias: BatchNorm takes the place of the hidden ones, and Barlow
-    Twins standardises the output.
-
-    Source: the projector of facebookresearch/barlowtwins, main.py.
+        hidden_norm: whether a BatchNorm stands before each ReLU.
+        output_norm: what stands after the last layer: nothing, a BatchNorm, or one
+            that learns a scale but no offset.
+        hidden_bias, output_bias: whether the layers have biases.
+        init_weights: 'torch', uniform as PyTorch's linear layers, or
+            'normal', with a deviation of 0.01.
     """
 
-    widths: tuple[int, ...]
+    widths: tuple[int | None, ...]
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    hidden_norm: bool = True
+    output_norm: Literal['none', 'scale', 'full'] = 'none'
+    hidden_bias: bool = False
+    output_bias: bool = False
+    init_weights: Literal['torch', 'normal'] = 'torch'
 
     @nn.compact
     def __call__(
         self, embedding: jax.Array, *, train: bool, axis: BatchAxis = WHOLE_BATCH
     ) -> jax.Array:
         """Maps embeddings, [B, F], to projections, [B, D], in `dtype`."""
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         x = embedding
         for i, width in enumerate(self.widths):
+            last = i + 1 == len(self.widths)
             x = nn.Dense(
-                width,
-                use_bias=False,
-                kernel_init=_TORCH_LINEAR,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                width or embedding.shape[-1],
+                use_bias=self.output_bias if last else self.hidden_bias,
+                kernel_init=(
+                    _TORCH_LINEAR if self.init_weights == 'torch' else _SMALL_NORMAL
+                ),
+                bias_init=_torch_bias(x.shape[-1]),
                 name=f'linear{i}',
+                **types,
             )(x)
-            if i + 1 < len(self.widths):
-                x = BatchNorm(
-                    dtype=self.dtype, param_dtype=self.param_dtype, name=f'bn{i}'
-                )(x, train=train, axis=axis)
+            if self.hidden_norm if not last else self.output_norm != 'none':
+                offset = not last or self.output_norm == 'full'
+                norm = BatchNorm(use_bias=offset, name=f'bn{i}', **types)
+                x = norm(x, train=train, axis=axis)
+            if not last:
                 x = nn.relu(x)
         return x
+
+
+def _torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    bound = fan_in**-0.5
+
+    def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 class LinearClassifier(nn.Module):
@@ -60,8 +83,15 @@ class LinearClassifier(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, embedding: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        embedding: jax.Array,
+        *,
+        train: bool = False,
+        axis: BatchAxis = WHOLE_BATCH,
+    ) -> jax.Array:
         """Maps embeddings, [B, F], to logits, [B, K], in the parameters' type."""
+        del train, axis
         return nn.Dense(
             self.classes,
             kernel_init=_TORCH_LINEAR,

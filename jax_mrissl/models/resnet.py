@@ -107,6 +107,9 @@ class ResNet(nn.Module):
         zero_init_residual: whether every block starts as its shortcut alone.
         dtype: of the computation; statistics and the embedding are at least float32.
         param_dtype: of parameters and running statistics.
+        remat: whether the gradient computes a block's inside again instead of keeping
+            it: the same numbers, batch statistics included, in less memory and about a
+            third more time.
     """
 
     block: type[BasicBlock] | type[Bottleneck]
@@ -116,6 +119,7 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -141,6 +145,12 @@ class ResNet(nn.Module):
         x = nn.relu(x)
         if self.stem == 'imagenet':
             x = max_pool(x)
+
+        def run(block: nn.Module, x: jax.Array) -> jax.Array:
+            return block(x, train=train, axis=axis)
+
+        if self.remat:
+            run = nn.remat(run)
         for stage, (count, width) in enumerate(
             zip(self.blocks, self.widths, strict=True), start=1
         ):
@@ -153,7 +163,7 @@ class ResNet(nn.Module):
                     param_dtype=self.param_dtype,
                     name=f'layer{stage}_{index}',
                 )
-                x = block(x, train=train, axis=axis)
+                x = run(block, x)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
 
 
@@ -166,7 +176,9 @@ class Encoder(Protocol):
 
     features: ClassVar[int]
 
-    def module(self, dtype: Dtype = ..., param_dtype: Dtype = ...) -> nn.Module:
+    def module(
+        self, dtype: Dtype = ..., param_dtype: Dtype = ..., remat: bool = ...
+    ) -> nn.Module:
         """Makes the network, called as `ResNet` is."""
 
 
@@ -182,7 +194,10 @@ class ResNet18:
         expect_known(self.stem, ('imagenet', 'small'), 'stem')
 
     def module(
-        self, dtype: Dtype = jnp.float32, param_dtype: Dtype = jnp.float32
+        self,
+        dtype: Dtype = jnp.float32,
+        param_dtype: Dtype = jnp.float32,
+        remat: bool = False,
     ) -> ResNet:
         """Makes the network."""
         return ResNet(
@@ -192,6 +207,7 @@ class ResNet18:
             **dataclasses.asdict(self),
             dtype=dtype,
             param_dtype=param_dtype,
+            remat=remat,
         )
 
 
@@ -207,7 +223,10 @@ class ResNet34:
         expect_known(self.stem, ('imagenet', 'small'), 'stem')
 
     def module(
-        self, dtype: Dtype = jnp.float32, param_dtype: Dtype = jnp.float32
+        self,
+        dtype: Dtype = jnp.float32,
+        param_dtype: Dtype = jnp.float32,
+        remat: bool = False,
     ) -> ResNet:
         """Makes the network."""
         return ResNet(
@@ -217,6 +236,7 @@ class ResNet34:
             **dataclasses.asdict(self),
             dtype=dtype,
             param_dtype=param_dtype,
+            remat=remat,
         )
 
 
@@ -232,7 +252,10 @@ class ResNet50:
         expect_known(self.stem, ('imagenet', 'small'), 'stem')
 
     def module(
-        self, dtype: Dtype = jnp.float32, param_dtype: Dtype = jnp.float32
+        self,
+        dtype: Dtype = jnp.float32,
+        param_dtype: Dtype = jnp.float32,
+        remat: bool = False,
     ) -> ResNet:
         """Makes the network."""
         return ResNet(
@@ -242,6 +265,7 @@ class ResNet50:
             **dataclasses.asdict(self),
             dtype=dtype,
             param_dtype=param_dtype,
+            remat=remat,
         )
 
 
@@ -260,7 +284,10 @@ class ResNetTiny:
         expect_known(self.stem, ('imagenet', 'small'), 'stem')
 
     def module(
-        self, dtype: Dtype = jnp.float32, param_dtype: Dtype = jnp.float32
+        self,
+        dtype: Dtype = jnp.float32,
+        param_dtype: Dtype = jnp.float32,
+        remat: bool = False,
     ) -> ResNet:
         """Makes the network."""
         return ResNet(
@@ -270,6 +297,7 @@ class ResNetTiny:
             **dataclasses.asdict(self),
             dtype=dtype,
             param_dtype=param_dtype,
+            remat=remat,
         )
 
 

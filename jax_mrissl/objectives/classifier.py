@@ -12,7 +12,8 @@ from jax_mrissl.augment.policy import Policy
 from jax_mrissl.core.batch import Batch
 from jax_mrissl.core.batch_axis import BatchAxis
 from jax_mrissl.models.heads import LinearClassifier
-from jax_mrissl.objectives.objective import LossAux
+from jax_mrissl.objectives.networks import init_networks, project_views
+from jax_mrissl.objectives.objective import LossAux, Rule, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Classifier:
         policies: one view.
         classes: K, the number of classes.
         param_dtype: of the linear layer, which also computes in it.
+        remedies: none; labels keep it from collapsing.
     """
 
     encoder: nn.Module
     policies: tuple[Policy, ...]
     classes: int
     param_dtype: Any = jnp.float32
+    remedies: tuple[str, ...] = ()
 
     @property
     def head(self) -> LinearClassifier:
@@ -38,43 +41,41 @@ class Classifier:
 
     def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> tuple[dict, dict]:
         """Draws parameters and states for views of shape [H, W, C]."""
-        encoder_key, head_key = jax.random.split(key)
-        images = jnp.zeros((2, *image_shape), jnp.float32)
-        encoder = self.encoder.init(encoder_key, images, train=True)
-        embedding = jax.eval_shape(
-            lambda v: self.encoder.apply(v, images, train=False), encoder
-        )
-        head = self.head.init(head_key, jnp.zeros(embedding.shape, self.param_dtype))
-        params = {'encoder': encoder.pop('params'), 'head': head['params']}
-        return params, {'encoder': encoder, 'head': {}}
+        return init_networks(key, self.encoder, self.head, image_shape)
 
-    def loss(
+    def project(
         self,
         params: Any,
         model_state: Any,
-        views: tuple[Batch, ...],
+        views: tuple[jax.Array, ...],
+        *,
+        axis: BatchAxis,
+    ) -> tuple[jax.Array, Any]:
+        """Gives the logits, [b, K]."""
+        [logits], state = project_views(
+            self.encoder, self.head, params, model_state, views, axis
+        )
+        return logits, state
+
+    def criterion(
+        self,
+        params: Any,
+        model_state: Any,
+        projections: jax.Array,
+        batch: Batch,
         *,
         axis: BatchAxis,
     ) -> tuple[jax.Array, LossAux]:
         """Gives the mean cross entropy of the rows that count."""
-        [view] = views
-        encoder_state = model_state['encoder']
-        h, encoder_state = self.encoder.apply(
-            {'params': params['encoder'], **encoder_state},
-            view.image,
-            train=True,
-            axis=axis,
-            mutable=list(encoder_state),
-        )
-        logits: Any = self.head.apply({'params': params['head']}, h)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, view.label)
-        right = (jnp.argmax(logits, axis=-1) == view.label).astype(losses.dtype)
-        count = axis.mean(view.mask.sum())
+        del params
+        logits = projections
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.label)
+        right = (jnp.argmax(logits, axis=-1) == batch.label).astype(losses.dtype)
+        count = axis.mean(batch.mask.sum())
         # Divided by the whole batch's count, so that devices may differ in theirs.
-        loss = axis.mean(jnp.sum(losses * view.mask)) / count
-        accuracy = axis.mean(jnp.sum(right * view.mask)) / count
-        state = {'encoder': encoder_state, 'head': {}}
-        return loss, LossAux(model_state=state, metrics={'accuracy': accuracy})
+        loss = axis.mean(jnp.sum(losses * batch.mask)) / count
+        accuracy = axis.mean(jnp.sum(right * batch.mask)) / count
+        return loss, LossAux(model_state=model_state, metrics={'accuracy': accuracy})
 
     def logits(self, params: Any, model_state: Any, images: jax.Array) -> jax.Array:
         """Gives the logits, [B, K], of views, [B, H, W, C], in inference mode."""
@@ -84,6 +85,10 @@ class Classifier:
         logits: Any = self.head.apply({'params': params['head']}, h)
         return logits
 
-    def gradient_transform(self) -> optax.GradientTransformation:
-        """Leaves the gradients as they are."""
-        return optax.identity()
+    def optimize(self, rule: Rule, schedule: Schedule) -> optax.GradientTransformation:
+        """Gives the rule as it is."""
+        return rule(schedule)
+
+    def advice(self) -> tuple[str, ...]:
+        """Gives none."""
+        return ()

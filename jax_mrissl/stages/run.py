@@ -8,21 +8,23 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from jax_mrissl import __version__
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
 from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
-from jax_mrissl.tasks.finetune import Finetuner, label_data
+from jax_mrissl.tasks.finetune import Finetuner, LabelledData, label_data
 from jax_mrissl.tasks.from_config import Experiment, PretrainPlan
 from jax_mrissl.tasks.pretrain import (
-    CHECKPOINTS,
     lay_out,
-    make_lineage,
     open_data,
     pretrain_identity,
     run_pretrain,
 )
+from jax_mrissl.tasks.watch import ProbeSet
+from jax_mrissl.train.checkpoint import Lineage
+from jax_mrissl.train.start import CHECKPOINTS, Start, find_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,36 +55,36 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
     overlap = _overlap(experiment, pretraining, data.prepared)
 
     jobs: list[_Job] = []
-    parents: tuple[Stage, ...] = ()
+    origin = _Origin(find_start(experiment.init_from) if experiment.init_from else None)
+    probe_set = _probe_set(data)
     for stage_plan, prepared in zip(experiment.chain, pretraining, strict=True):
-        job = _pretrain_job(experiment, stage_plan, prepared, parents, store)
+        job = _pretrain_job(experiment, stage_plan, prepared, origin, store, probe_set)
         jobs.append(job)
-        parents = (job.stage,)
+        origin = _Origin(None, job.stage)
     finetuner = Finetuner(plan, common, data)
     arms: list[tuple[str, str, Stage]] = []
-    starts = [(experiment.name, parents)] if parents else []
-    for name, inputs in [*starts, (UNTRAINED, ())]:
+    starts = [(experiment.name, origin)] if origin.is_any else []
+    for name, begin in [*starts, (UNTRAINED, _Origin())]:
         for mode in plan.modes:
             params = {
                 **common.identity(),
                 **plan.identity(mode),
+                **begin.params,
                 'data': data.prepared.fingerprint,
             }
-            stage = Stage('finetune', params, inputs)
+            stage = Stage('finetune', params, begin.inputs)
             what = f'Finetuning ({name}, {mode})'
 
             def run(
                 folder: Path,
                 mode: str = mode,
-                inputs: tuple[Stage, ...] = inputs,
+                begin: _Origin = begin,
                 stage: Stage = stage,
                 what: str = what,
             ) -> Any:
-                start = store.folder(inputs[0]) / CHECKPOINTS if inputs else None
-                lineage = make_lineage(
-                    stage.address, tuple(s.address for s in inputs), data.prepared
+                return finetuner.run(
+                    mode, begin.start(store), folder, begin.lineage(stage), what=what
                 )
-                return finetuner.run(mode, start, folder, lineage, what=what)
 
             jobs.append(_Job(stage, run, what))
             arms.append((name, mode, stage))
@@ -110,28 +112,79 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """What an encoder starts from: weights from outside, a stage, or neither."""
+
+    outside: Start | None = None
+    stage: Stage | None = None
+
+    @property
+    def is_any(self) -> bool:
+        return bool(self.outside or self.stage)
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        return (self.stage,) if self.stage else ()
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Gives what of this belongs to the address of what starts from it."""
+        return {'init_from': self.outside.address} if self.outside else {}
+
+    def start(self, store: Store) -> Start | None:
+        if self.stage is None:
+            return self.outside
+        folder = store.folder(self.stage) / CHECKPOINTS
+        return Start(folder, self.stage.address, self.stage.to_json())
+
+    def lineage(self, stage: Stage) -> Lineage:
+        """Makes the lineage of the checkpoints of a stage that starts from this."""
+        parents: list[Any] = [parent.to_json() for parent in stage.inputs]
+        if self.outside:
+            parents.append(self.outside.lineage)
+        return Lineage(stage.address, stage.params, tuple(parents), __version__)
+
+
 def _pretrain_job(
     experiment: Experiment,
     plan: PretrainPlan,
     prepared: PreparedSet,
-    parents: tuple[Stage, ...],
+    origin: _Origin,
     store: Store,
+    probe_set: ProbeSet,
 ) -> _Job:
     common = experiment.common
     lay_out(plan, common, prepared)  # mistakes show before any work is done
-    stage = Stage('pretrain', pretrain_identity(plan, common, prepared), parents)
+    params = {**pretrain_identity(plan, common, prepared), **origin.params}
+    stage = Stage('pretrain', params, origin.inputs)
     what = f'Pretraining ({plan.method["name"]} on {prepared.name})'
 
     def run(folder: Path) -> Any:
-        lineage = make_lineage(
-            stage.address, tuple(s.address for s in parents), prepared
-        )
-        start = store.folder(parents[0]) / CHECKPOINTS if parents else None
         return run_pretrain(
-            plan, common, prepared, folder, lineage, start_from=start, what=what
+            plan,
+            common,
+            prepared,
+            folder,
+            origin.lineage(stage),
+            start_from=origin.start(store),
+            probe_set=probe_set,
+            what=what,
         )
 
     return _Job(stage, run, what)
+
+
+def _probe_set(data: LabelledData) -> ProbeSet:
+    """Gives pretraining the labelled images that it may be tried on."""
+    first = data.folds[0]
+    return ProbeSet(
+        prepared=data.prepared,
+        labels=data.labels,
+        train=data.rows(first.train),
+        held=data.rows(first.validation),
+        classes=data.task.classes,
+    )
 
 
 def _overlap(

@@ -18,15 +18,7 @@ class Store:
         folder = self._root / f'{stage.kind}-{stage.address[:12]}'
         about = folder / 'stage.json'
         if not about.exists():
-            write_json(
-                about,
-                {
-                    'kind': stage.kind,
-                    'address': stage.address,
-                    'params': stage.params,
-                    'inputs': [parent.address for parent in stage.inputs],
-                },
-            )
+            write_json(about, stage.to_json())
         return folder
 
     def is_done(self, stage: Stage) -> bool:

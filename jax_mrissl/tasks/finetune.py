@@ -22,11 +22,12 @@ from jax_mrissl.metrics.classification import by_subject, log_loss
 from jax_mrissl.metrics.linear import fit_linear_probe
 from jax_mrissl.objectives.classifier import Classifier
 from jax_mrissl.tasks.from_config import Common, FinetunePlan, Json
-from jax_mrissl.tasks.pretrain import device_in_words, with_encoder
+from jax_mrissl.tasks.pretrain import device_in_words
 from jax_mrissl.tasks.programs import RowProgram, training_program
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Rhythm, run_steps
 from jax_mrissl.train.parallel import choose_parallel
+from jax_mrissl.train.start import Start
 from jax_mrissl.train.state import TrainState, initial_state
 
 PREDICTIONS = 'predictions.npz'
@@ -109,7 +110,7 @@ class Finetuner:
     def run(
         self,
         mode: str,
-        start_from: Path | None,
+        start_from: Start | None,
         folder: Path,
         lineage: Lineage,
         *,
@@ -119,7 +120,7 @@ class Finetuner:
 
         Args:
             mode: 'linear' or 'full'.
-            start_from: checkpoints of a pretraining run; None: an untrained encoder.
+            start_from: a pretrained encoder; None: an untrained one.
             folder: the stage's.
             lineage: written into each checkpoint.
             what: a few words for the progress bar.
@@ -129,7 +130,7 @@ class Finetuner:
         began = time.monotonic()
         state = self._parallel.replicate(self._initial)
         if start_from is not None:
-            state = with_encoder(state, start_from)
+            state = start_from.give_to(state)
         if mode == 'linear':
             facts = self._run_linear(state, folder, what)
         else:
@@ -182,10 +183,8 @@ class Finetuner:
 
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:
-        return optax.chain(
-            self._objective.gradient_transform(),
-            self._plan.build_optimizer().transform(self._schedule),
-        )
+        rule = self._plan.build_optimizer().transform
+        return self._objective.optimize(rule, self._schedule)
 
     @functools.cached_property
     def _initial(self) -> TrainState:
@@ -294,7 +293,7 @@ class Finetuner:
             # checkpoint: so a fold that was killed goes on as if it had not been.
             seen = [row['validation_log_loss'] for row in log.rows()]
 
-            def validate(state: TrainState) -> dict[str, float]:
+            def validate(state: TrainState, _: Any) -> dict[str, float]:
                 logits = self._logits(
                     state.params, state.model_state, self._source, held
                 )

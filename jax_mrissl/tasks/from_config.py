@@ -16,11 +16,13 @@ from jax_mrissl.data.pipeline import PLACEMENTS, Placement
 from jax_mrissl.models import ENCODERS
 from jax_mrissl.objectives import METHODS
 from jax_mrissl.objectives.objective import Objective
+from jax_mrissl.tasks.watch import WatchPlan
 from jax_mrissl.train.optimizer import OPTIMIZERS, Optimizer
 
 Json = Any
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 MODES = ('linear', 'full')
+POSITIVES = ('image', 'subject')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Common:
         encoder: the network's section, JSON.
         dtype: of the computation: 'float32' or 'bfloat16'.
         parallel: 'mesh' or 'pmap'.
+        remat: whether gradients compute activations again, to save memory.
         data_dir: where prepared datasets are.
     """
 
@@ -48,12 +51,13 @@ class Common:
     encoder: Json
     dtype: str
     parallel: str
+    remat: bool
     data_dir: str
 
     def build_encoder(self) -> Any:
         """Makes the encoder network."""
         return build(ENCODERS, self.encoder, where='config.encoder').module(
-            DTYPES[self.dtype]
+            DTYPES[self.dtype], remat=self.remat
         )
 
     def identity(self) -> Json:
@@ -72,9 +76,12 @@ class PretrainPlan:
         batch_size: of the global batch.
         epochs: length of the run.
         method, optimizer, views: sections, JSON.
+        positives: what two views show: one 'image', or two images of one 'subject'.
+        chunks: how many parts of the batch each device sees one after the other; each
+            part has batch statistics of its own.
         log_every: steps between lines of metrics.
         checkpoint_every_epochs: epochs between checkpoints.
-        monitor_images: how many images the embedding's spread is measured on.
+        watch: what is measured on the way.
     """
 
     where: str
@@ -85,9 +92,11 @@ class PretrainPlan:
     method: Json
     optimizer: Json
     views: Json
+    positives: str
+    chunks: int
     log_every: int
     checkpoint_every_epochs: int
-    monitor_images: int
+    watch: WatchPlan
 
     def __post_init__(self):
         _positive(
@@ -97,8 +106,9 @@ class PretrainPlan:
             'epochs',
             'log_every',
             'checkpoint_every_epochs',
-            'monitor_images',
+            'chunks',
         )
+        expect_known(self.positives, POSITIVES, f'{self.where}.positives')
 
     def build_optimizer(self) -> Optimizer:
         """Makes the optimiser's declaration."""
@@ -108,11 +118,13 @@ class PretrainPlan:
         """Makes one policy per view."""
         return _policies(self.views, self.image_size, f'{self.where}.views')
 
-    def build_objective(self, common: Common) -> Objective:
-        """Makes the method on its encoder."""
+    def build_objective(self, common: Common, *, steps_per_epoch: int = 1) -> Objective:
+        """Makes the method on its encoder, for epochs of so many steps."""
         given = {
             'encoder': common.build_encoder(),
             'policies': self.build_policies(),
+            'batch_size': self.batch_size,
+            'steps_per_epoch': steps_per_epoch,
             'dtype': DTYPES[common.dtype],
             'param_dtype': jnp.float32,
         }
@@ -128,6 +140,8 @@ class PretrainPlan:
             'method': self.method,
             'optimizer': self.optimizer,
             'views': self.views,
+            'positives': self.positives,
+            'chunks': self.chunks,
         }
 
 
@@ -258,6 +272,8 @@ class Experiment:
         name: for its folder and its rows in tables.
         common: what every stage shares.
         chain: the pretraining stages, each from the one before; empty: untrained.
+        init_from: what the first of them, or finetuning where there is none, starts
+            from: a stage's folder or a file of weights; '': random weights.
         finetune: what is asked of the encoder.
         allow_overlap: whether pretraining may see images of the labelled set.
     """
@@ -265,6 +281,7 @@ class Experiment:
     name: str
     common: Common
     chain: tuple[PretrainPlan, ...]
+    init_from: str
     finetune: FinetunePlan
     allow_overlap: bool
 
@@ -285,6 +302,7 @@ def read_experiment(config: ConfigDict) -> Experiment:
         encoder=_json(fields['encoder']),
         dtype=dtype,
         parallel=fields['parallel'],
+        remat=fields['remat'],
         data_dir=fields['data_dir'],
     )
     chain = []
@@ -292,6 +310,7 @@ def read_experiment(config: ConfigDict) -> Experiment:
         expect_known(where, fields, 'section in config.chain')
         section = _json(fields[where])
         section['data'] = _data(section['data'], f'config.{where}.data')
+        section['watch'] = _plan(WatchPlan, section['watch'])
         chain.append(_plan(PretrainPlan, section | {'where': f'config.{where}'}))
     finetune = _json(fields['finetune'])
     finetune['data'] = _data(finetune['data'], 'config.finetune.data')
@@ -304,6 +323,7 @@ def read_experiment(config: ConfigDict) -> Experiment:
         name=fields['name'],
         common=common,
         chain=tuple(chain),
+        init_from=fields['init_from'],
         finetune=_plan(FinetunePlan, finetune),
         allow_overlap=fields['allow_overlap'],
     )
@@ -336,10 +356,16 @@ def _plan(kind: Any, section: Mapping[str, Any]) -> Any:
 
 
 def _policies(views: Json, size: int, where: str) -> tuple[Policy, ...]:
-    """Makes policies, with `size` for the crops that name none."""
+    """Makes policies, with `size` for the crops that name none.
+
+    A crop with a `size_fraction` gets that part of it, to the next multiple of 8.
+    """
     policies = []
     for index, (first, *rest) in enumerate(views):
-        ops = [{'size': size, **first}, *rest]
+        crop = dict(first)
+        part = max(8, round(size * crop.pop('size_fraction', 1.0) / 8) * 8)
+        own = part if 'size_fraction' in first else size
+        ops = [{'size': own, **crop}, *rest]
         policies.append(build_policy(ops, where=f'{where}[{index}]'))
     return tuple(policies)
 

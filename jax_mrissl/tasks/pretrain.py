@@ -6,30 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import logging
 
-from jax_mrissl import __version__
 from jax_mrissl.augment.policy import Policy, make_views
+from jax_mrissl.augment.recipes import leave_out_colour
 from jax_mrissl.core.batch import Batch
-from jax_mrissl.core.batch_axis import WHOLE_BATCH
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import MetricsLog, write_atomically, write_json
 from jax_mrissl.data.catalog import advice
 from jax_mrissl.data.pipeline import Shard, choose_placement, open_input
-from jax_mrissl.data.pipeline import resident as resident_images
 from jax_mrissl.data.prepared import PreparedSet, open_prepared
-from jax_mrissl.metrics.spread import effective_rank, embedding_std
 from jax_mrissl.report.montage import montage
 from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
-from jax_mrissl.tasks.programs import RowProgram, training_program
-from jax_mrissl.train.checkpoint import Checkpoints, Lineage, read_encoder
+from jax_mrissl.tasks.programs import training_program
+from jax_mrissl.tasks.watch import ProbeSet, Watch
+from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Rhythm, run_steps
 from jax_mrissl.train.parallel import Parallel, choose_parallel
-from jax_mrissl.train.state import TrainState, initial_state
+from jax_mrissl.train.start import CHECKPOINTS, Start
+from jax_mrissl.train.state import initial_state
 
-CHECKPOINTS = 'checkpoints'
+# Draws of every view in the picture of views.
+_REPEATS = 3
 
 
 def open_data(plan: DataPlan, data_dir: str) -> PreparedSet:
@@ -57,7 +57,8 @@ def run_pretrain(
     folder: Path,
     lineage: Lineage,
     *,
-    start_from: Path | None,
+    start_from: Start | None,
+    probe_set: ProbeSet | None,
     what: str,
 ) -> Json:
     """Pretrains an encoder, from where an earlier start was stopped.
@@ -67,20 +68,22 @@ def run_pretrain(
         prepared: the images.
         folder: the stage's; checkpoints, metrics.jsonl and samples/ go there.
         lineage: written into each checkpoint.
-        start_from: checkpoints of the stage before, whose encoder this one starts
-            with; None: initialised at random.
+        start_from: whose encoder this one starts with; None: initialised at random.
+        probe_set: labelled images that the encoder is tried on, now and then; what it
+            reaches is logged, and decides nothing. None: none.
         what: a few words for the progress bar.
 
     Returns: JSON facts about the run: steps, time, device, the last metrics.
     """
     began = time.monotonic()
+    plan = _gray_aware(plan, prepared)
     parallel, steps_per_epoch = lay_out(plan, common, prepared)
     rhythm = Rhythm(
         steps=plan.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
         log_every=plan.log_every,
         checkpoint_every=plan.checkpoint_every_epochs * steps_per_epoch,
-        monitor_every=steps_per_epoch,
+        monitor_every=plan.watch.every_epochs * steps_per_epoch,
     )
     declared = plan.build_optimizer()
     schedule = declared.schedule(
@@ -88,10 +91,10 @@ def run_pretrain(
         steps_per_epoch=steps_per_epoch,
         steps=rhythm.steps,
     )
-    objective = plan.build_objective(common)
-    optimizer = optax.chain(
-        objective.gradient_transform(), declared.transform(schedule)
-    )
+    objective = plan.build_objective(common, steps_per_epoch=steps_per_epoch)
+    for sentence in objective.advice():
+        logging.warning('%s: %s', what, sentence)
+    optimizer = objective.optimize(declared.transform, schedule)
     run_key = jax.random.key(common.seed)
     init_key, step_key = jax.random.split(run_key)
     shape = (plan.image_size, plan.image_size, _channels(objective, prepared))
@@ -100,7 +103,7 @@ def run_pretrain(
     )
     state = parallel.replicate(state)
     if start_from is not None:
-        state = with_encoder(state, start_from)
+        state = start_from.give_to(state)
     log = MetricsLog(folder / 'metrics.jsonl')
     with Checkpoints(folder / CHECKPOINTS, lineage) as checkpoints:
         if checkpoints.latest() is not None:
@@ -108,8 +111,21 @@ def run_pretrain(
             logging.info('%s: continues at step %d.', what, int(state.step))
         else:
             write_samples(plan, prepared, step_key, folder / 'samples' / 'views.png')
+        watch = Watch(
+            plan.watch,
+            objective,
+            prepared,
+            probe_set,
+            evaluation_policy=evaluation_policy(plan),
+            training_policies=objective.policies,
+            steps_per_epoch=steps_per_epoch,
+            steps=rhythm.steps,
+        )
         first = int(state.step)
         log.rewind(first)
+        if not log.rows():
+            log.write(first, watch.measure(state))  # what the others are held against
+        watch.recall(log.rows())
         placement = choose_placement(plan.data.placement, prepared)
         source, feeds = open_input(
             prepared,
@@ -119,6 +135,7 @@ def run_pretrain(
             seed=common.seed,
             first_step=first,
             shard=Shard(jax.process_index(), jax.process_count()),
+            partners=plan.positives == 'subject',
         )
         logging.info(
             '%s: %d images of %s, %d epochs of %d steps of %d images at %d pixels, on '
@@ -136,7 +153,7 @@ def run_pretrain(
         )
         state = run_steps(
             state,
-            training_program(objective, optimizer, parallel),
+            training_program(objective, optimizer, parallel, chunks=plan.chunks),
             parallel.replicate(source),
             map(parallel.place_feed, feeds),
             parallel.replicate(step_key),
@@ -145,7 +162,7 @@ def run_pretrain(
             learning_rate=schedule,
             log=log,
             checkpoints=checkpoints,
-            monitor=_monitor(plan, objective, prepared),
+            monitor=watch,
             what=what,
         )
     return {
@@ -166,7 +183,7 @@ def lay_out(
     Raises:
         UserError: the batch does not fit the devices, or the dataset.
     """
-    parallel = choose_parallel(common.parallel, plan.batch_size)
+    parallel = choose_parallel(common.parallel, plan.batch_size, plan.chunks)
     if plan.batch_size > len(prepared):
         raise UserError(
             f'{plan.where}.batch_size is {plan.batch_size}, but {prepared.name} has '
@@ -180,25 +197,6 @@ def device_in_words() -> str:
     return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
 
 
-def make_lineage(address: str, parents: tuple[str, ...], *sets: PreparedSet) -> Lineage:
-    """Makes the lineage of a stage's checkpoints."""
-    return Lineage(address, parents, tuple(s.fingerprint for s in sets), __version__)
-
-
-def with_encoder(state: TrainState, checkpoints: Path) -> TrainState:
-    """Replaces the encoder of a fresh state by that of a pretraining run."""
-    like = {
-        'params': state.params['encoder'],
-        'model_state': state.model_state['encoder'],
-    }
-    found = read_encoder(checkpoints, like)
-    return dataclasses.replace(
-        state,
-        params=state.params | {'encoder': found['params']},
-        model_state=state.model_state | {'encoder': found['model_state']},
-    )
-
-
 def _channels(objective: Any, prepared: PreparedSet) -> int:
     """Says how many channels the views have; a normalisation may widen gray ones."""
     canvas = jax.ShapeDtypeStruct((1, *prepared.image_shape), np.uint8)
@@ -209,39 +207,27 @@ def _channels(objective: Any, prepared: PreparedSet) -> int:
     return views.shape[-1]
 
 
-def _monitor(plan: PretrainPlan, objective: Any, prepared: PreparedSet) -> Any:
-    """Makes the function that measures how far embeddings are spread out.
-
-    It looks at a fixed part of the training images, unaugmented but for the crop of
-    the whole image, in inference mode: a collapse shows here before the loss tells.
-    """
-    few = np.linspace(
-        0, len(prepared) - 1, min(plan.monitor_images, len(prepared))
-    ).astype(int)
+def evaluation_policy(plan: PretrainPlan) -> Policy:
+    """Makes the view of the whole image, normalised as in training."""
     first, *_ = plan.views
     resize = {'name': 'resize', 'size': plan.image_size}
     normalize = [op for op in first if op['name'] == 'normalize']
-    policy = dataclasses.replace(plan, views=[[resize, *normalize]]).build_policies()[0]
+    return dataclasses.replace(plan, views=[[resize, *normalize]]).build_policies()[0]
 
-    def embed(params: Any, model_state: Any, images: jax.Array) -> jax.Array:
-        variables = {'params': params['encoder'], **model_state['encoder']}
-        return objective.encoder.apply(variables, images, train=False)
 
-    program = RowProgram(embed, policy, min(len(few), 256))
-    held: list[Any] = []
-
-    def monitor(state: TrainState) -> dict[str, float]:
-        if not held:
-            held.append(jax.device_put(resident_images(prepared.select(few))))
-        embeddings = program(
-            state.params, state.model_state, held[0], np.arange(len(few))
+def _gray_aware(plan: PretrainPlan, prepared: PreparedSet) -> PretrainPlan:
+    """Leaves out of the views what does nothing to gray images, and says so."""
+    if prepared.image_shape[-1] != 1:
+        return plan
+    views, left_out = zip(*map(leave_out_colour, plan.views), strict=True)
+    if names := list(dict.fromkeys(name for names in left_out for name in names)):
+        logging.info(
+            '%s is gray: %s would do nothing and %s left out of the views.',
+            prepared.name,
+            ', '.join(names),
+            'is' if len(names) == 1 else 'are',
         )
-        return {
-            'embedding_std': embedding_std(embeddings),
-            'effective_rank': effective_rank(embeddings),
-        }
-
-    return monitor
+    return dataclasses.replace(plan, views=list(views))
 
 
 def write_samples(
@@ -254,6 +240,7 @@ def write_samples(
         box=prepared.boxes[rows],
         label=prepared.labels[rows],
         mask=np.ones(len(rows), np.float32),
+        group=prepared.group_numbers[rows],
     )
     policies: list[Policy] = []
     for view in plan.views:
@@ -261,12 +248,13 @@ def write_samples(
         policies += dataclasses.replace(plan, views=[shown]).build_policies()
 
     @jax.jit
-    def draw(repeat: int) -> list[jax.Array]:
+    def draw(repeat: int) -> tuple[jax.Array, ...]:
         repeat_key = jax.random.fold_in(key, repeat)
-        views = make_views(repeat_key, batch, tuple(policies), WHOLE_BATCH)
-        return [view.image for view in views]
+        return make_views(
+            repeat_key, batch, tuple(policies), jnp.arange(len(batch.mask))
+        )
 
-    views = [np.asarray(view) for repeat in range(3) for view in draw(repeat)]
+    views = [np.asarray(view) for repeat in range(_REPEATS) for view in draw(repeat)]
     names = [f'view {i % len(policies) + 1}' for i in range(len(views))]
     pictures = [
         [batch.image[row], *(view[row] for view in views)] for row in range(len(rows))

@@ -17,7 +17,11 @@ from jax_mrissl.train.step import train_step
 
 
 def training_program(
-    objective: Objective, optimizer: optax.GradientTransformation, parallel: Parallel
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    parallel: Parallel,
+    *,
+    chunks: int = 1,
 ) -> Compiled:
     """Compiles the step: `(state, source, feed, key) -> state, metrics`."""
 
@@ -29,6 +33,7 @@ def training_program(
             objective=objective,
             optimizer=optimizer,
             axis=axis,
+            chunks=chunks,
         )
 
     return parallel.compile(step)
@@ -56,8 +61,8 @@ class RowProgram:
         def run(state: Any, source: Any, feed: Any, key: Any, *, axis: Any) -> Any:
             params, model_state = state
             batch = fetch(source, feed)
-            [view] = make_views(key, batch, (policy,), axis)
-            return network(params, model_state, view.image)
+            [view] = make_views(key, batch, (policy,), axis.row_ids(len(batch.mask)))
+            return network(params, model_state, view)
 
         whole = self._parallel.replicated
         self._run = jax.jit(

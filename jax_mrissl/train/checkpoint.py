@@ -18,22 +18,23 @@ class Lineage:
 
     Attributes:
         address: the content address of the stage that made it.
-        parents: the addresses of the stages that it started from.
-        data: the fingerprints of the datasets that it saw.
+        params: JSON of all that decided its numbers: settings, dataset fingerprints.
+        parents: the lineages, as JSON, of what it started from: the whole story, so
+            that a checkpoint that was copied alone still tells it.
         code: the version of the package that made it.
     """
 
     address: str
-    parents: tuple[str, ...]
-    data: tuple[str, ...]
+    params: Any
+    parents: tuple[Any, ...]
     code: str
 
     def to_json(self) -> dict[str, Any]:
         """Gives the lineage as JSON values."""
         return {
             'address': self.address,
+            'params': self.params,
             'parents': list(self.parents),
-            'data': list(self.data),
             'code': self.code,
         }
 
@@ -123,6 +124,26 @@ def abstract(tree: Any) -> Any:
     return jax.tree.map(of, tree)
 
 
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """Reads the lineage, as JSON, of a run's newest checkpoint.
+
+    Raises:
+        UserError: no checkpoint.
+    """
+    with ocp.CheckpointManager(folder.absolute()) as manager:
+        restored = manager.restore(
+            _newest(folder), args=ocp.args.Composite(lineage=ocp.args.JsonRestore())
+        )
+    return restored['lineage']
+
+
+def _newest(folder: Path) -> int:
+    steps = ocp.utils.checkpoint_steps(folder.absolute()) if folder.is_dir() else []
+    if not steps:
+        raise UserError(f'No whole checkpoint in {folder}: has its stage been run?')
+    return max(steps)
+
+
 def read_encoder(folder: Path, like: Any) -> Any:
     """Reads the encoder of a pretraining run's newest checkpoint.
 
@@ -136,10 +157,7 @@ def read_encoder(folder: Path, like: Any) -> Any:
         UserError: no checkpoint, or leaves are missing, extra or of another shape;
             all are named.
     """
-    steps = ocp.utils.checkpoint_steps(folder.absolute()) if folder.is_dir() else []
-    if not steps:
-        raise UserError(f'No whole checkpoint in {folder}: has its stage been run?')
-    saved = folder.absolute() / str(max(steps)) / 'state'
+    saved = folder.absolute() / str(_newest(folder)) / 'state'
     wanted = {part: {'encoder': abstract(like[part])} for part in _PARTS}
     found = ocp.PyTreeCheckpointHandler().metadata(epath.Path(saved)).tree
     _check(_shapes(wanted), _shapes({p: _encoder(found, p) for p in _PARTS}), folder)

@@ -15,7 +15,8 @@ from jax_mrissl.train.checkpoint import Checkpoints
 from jax_mrissl.train.parallel import Compiled
 from jax_mrissl.train.state import TrainState
 
-Monitor = Callable[[TrainState], Mapping[str, float]]
+# Looks at the state, beside the window's mean metrics.
+Monitor = Callable[[TrainState, Mapping[str, float]], Mapping[str, float]]
 
 
 class TrainingDiverged(UserError):
@@ -102,7 +103,7 @@ def run_steps(
                 values['learning_rate'] = float(learning_rate(index))
                 values['epoch'] = done / rhythm.steps_per_epoch
                 if watch:
-                    values |= monitor(state)
+                    values |= monitor(state, values)
                 log.write(done, values)
                 progress.advance(
                     len(window) * images_per_step, note=f'loss {values["loss"]:.4g}'

@@ -2,33 +2,40 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
+# The learning rate of an update, by its number.
+Schedule = Callable[[Any], Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class WarmupCosine:
-    """A learning rate over a run: linear from 0, then a cosine, by step.
+    """A learning rate over a run: linear at first, then a cosine, by step.
 
     Attributes:
         peak: the rate at the end of the warm-up.
-        warmup_steps: steps of the warm-up; the rate of step 0 is then 0.
+        warmup_steps: steps of the warm-up.
         total_steps: steps of the run.
         final_fraction: the last rate, as a share of the peak.
+        initial_fraction: the rate of step 0 of the warm-up, as a share of the peak.
     """
 
     peak: float
     warmup_steps: int
     total_steps: int
     final_fraction: float = 0.0
+    initial_fraction: float = 0.0
 
     def __call__(self, step: jax.Array | int) -> jax.Array:
         """Gives the rate of update number `step`, counted from 0; a scalar."""
         step = jnp.asarray(step, jnp.float32)
-        warm = step / max(self.warmup_steps, 1)
+        rise = (1 - self.initial_fraction) * step / max(self.warmup_steps, 1)
+        warm = self.initial_fraction + rise
         rest = max(self.total_steps - self.warmup_steps, 1)
         progress = jnp.clip((step - self.warmup_steps) / rest, 0.0, 1.0)
         cosine = 0.5 * (1 + jnp.cos(math.pi * progress))
@@ -51,7 +58,8 @@ class Optimizer:
 
     Attributes:
         rate_per_256: peak learning rate for a batch of 256; scaled linearly.
-        warmup_epochs: epochs of linear warm-up from 0.
+        warmup_epochs: epochs of linear warm-up.
+        initial_fraction: the first rate of the warm-up, as a share of the peak.
         final_fraction: the last learning rate, as a share of the peak.
         weight_decay: of weights; biases and norms are decayed only by `decays`.
         decays: 'weights', or 'all' to decay biases and norms too.
@@ -59,6 +67,7 @@ class Optimizer:
 
     rate_per_256: float
     warmup_epochs: float = 0.0
+    initial_fraction: float = 0.0
     final_fraction: float = 0.0
     weight_decay: float = 0.0
     decays: Literal['weights', 'all'] = 'weights'
@@ -78,16 +87,15 @@ class Optimizer:
             warmup_steps=min(round(self.warmup_epochs * steps_per_epoch), steps),
             total_steps=steps,
             final_fraction=self.final_fraction,
+            initial_fraction=self.initial_fraction,
         )
 
-    def transform(self, schedule: WarmupCosine) -> optax.GradientTransformation:
+    def transform(self, schedule: Schedule) -> optax.GradientTransformation:
         """Gives the update rule under `schedule`."""
         raise NotImplementedError
 
     def _decayed(self, params: Any) -> Any:
-        if self.decays == 'all':
-            return jax.tree.map(lambda _: True, params)
-        return is_weight(params)
+        return _is_anything(params) if self.decays == 'all' else is_weight(params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,7 @@ class SGD(Optimizer):
 
     momentum: float = 0.9
 
-    def transform(self, schedule: WarmupCosine) -> optax.GradientTransformation:
+    def transform(self, schedule: Schedule) -> optax.GradientTransformation:
         """Gives the update rule under `schedule`."""
         return optax.chain(
             optax.add_decayed_weights(self.weight_decay, mask=self._decayed),
@@ -110,8 +118,10 @@ class LARS(Optimizer):
     """Layer-wise adaptive rates: each weight moves in proportion to its norm.
 
     Attributes:
-        bias_rate_per_256: peak rate of biases and norms, which are not adapted; None
-            for that of the weights. Barlow Twins has 0.0048 beside 0.2.
+        bias_rate_per_256: peak rate of biases and norms; None for that of the weights.
+            Barlow Twins has 0.0048 beside 0.2.
+        adapts: 'weights' (Barlow Twins, SimCLR), or 'all' to adapt biases and norms
+            too (SwAV).
         trust_coefficient: eta, the step of a weight as a share of its norm.
         momentum: of the velocity.
         rate_enters: 'after_momentum' (Barlow Twins' code) or 'before_momentum'
@@ -119,16 +129,20 @@ class LARS(Optimizer):
 
     Source: You et al. 2017 (arXiv:1708.03888); main.py of facebookresearch/barlowtwins
     and lars_optimizer.py of google-research/simclr. The norm in the ratio is that of
-    the decayed gradient in both.
+    the decayed gradient in both; SwAV's (apex LARC) is the sum of the norms, which
+    differs by at most the decay's share.
     """
 
     bias_rate_per_256: float | None = None
+    adapts: Literal['weights', 'all'] = 'weights'
     trust_coefficient: float = 0.001
     momentum: float = 0.9
     rate_enters: Literal['after_momentum', 'before_momentum'] = 'after_momentum'
 
     def __post_init__(self):
         super().__post_init__()
+        if self.adapts not in ('weights', 'all'):
+            raise ValueError(f"adapts is {self.adapts!r}; 'weights' or 'all'.")
         if self.rate_enters not in ('after_momentum', 'before_momentum'):
             raise ValueError(
                 f'rate_enters is {self.rate_enters!r}; '
@@ -137,7 +151,7 @@ class LARS(Optimizer):
         if self.bias_rate_per_256 is not None and self.rate_per_256 == 0:
             raise ValueError('bias_rate_per_256 needs a rate_per_256 above 0.')
 
-    def transform(self, schedule: WarmupCosine) -> optax.GradientTransformation:
+    def transform(self, schedule: Schedule) -> optax.GradientTransformation:
         """Gives the update rule under `schedule`, which is that of the weights."""
         ratio = 1.0
         if self.bias_rate_per_256 is not None:
@@ -151,7 +165,7 @@ class LARS(Optimizer):
             optax.add_decayed_weights(self.weight_decay, mask=self._decayed),
             optax.masked(
                 optax.scale_by_trust_ratio(trust_coefficient=self.trust_coefficient),
-                is_weight,
+                is_weight if self.adapts == 'weights' else _is_anything,
             ),
             *(
                 (momentum, rate)
@@ -172,7 +186,7 @@ class AdamW(Optimizer):
     b2: float = 0.999
     epsilon: float = 1e-8
 
-    def transform(self, schedule: WarmupCosine) -> optax.GradientTransformation:
+    def transform(self, schedule: Schedule) -> optax.GradientTransformation:
         """Gives the update rule under `schedule`."""
         return optax.adamw(
             schedule,
@@ -182,6 +196,10 @@ class AdamW(Optimizer):
             weight_decay=self.weight_decay,
             mask=self._decayed,
         )
+
+
+def _is_anything(params: Any) -> Any:
+    return jax.tree.map(lambda _: True, params)
 
 
 def _is_not_weight(params: Any) -> Any:

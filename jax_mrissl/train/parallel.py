@@ -182,24 +182,28 @@ def _put_array(x: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
 
-def choose_parallel(kind: str, batch_size: int) -> Parallel:
+def choose_parallel(kind: str, batch_size: int, chunks: int = 1) -> Parallel:
     """Makes the layout over all devices.
 
     Args:
         kind: 'mesh' or 'pmap'.
         batch_size: the global batch, in images.
+        chunks: how many parts each device sees its rows in.
 
     Raises:
-        UserError: the devices do not divide the batch.
+        UserError: the devices, or they and the chunks, do not divide the batch.
     """
     devices = tuple(jax.devices())
-    if batch_size % len(devices):
-        lower = batch_size // len(devices) * len(devices)
-        near = [n for n in (lower, lower + len(devices)) if n > 0]
+    parts = len(devices) * chunks
+    if batch_size % parts:
+        lower = batch_size // parts * parts
+        near = [n for n in (lower, lower + parts) if n > 0]
+        by_chunks = f' in {chunks} chunks each' if chunks > 1 else ''
         raise UserError(
             f'A batch of {batch_size} images cannot be divided over {len(devices)} '
-            f'{devices[0].platform} devices. Set batch_size (it is the global one) to '
-            f'a multiple of {len(devices)}, such as {" or ".join(map(str, near))}.'
+            f'{devices[0].platform} devices{by_chunks}. Set batch_size (it is the '
+            f'global one) to a multiple of {parts}, such as '
+            f'{" or ".join(map(str, near))}.'
         )
     kinds: dict[str, type] = {'mesh': MeshParallel, 'pmap': PmapParallel}
     if kind not in kinds:

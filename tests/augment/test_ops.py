@@ -10,7 +10,12 @@ from scipy import ndimage
 
 from jax_mrissl.augment import CROPS, OPS, build_policy
 from jax_mrissl.augment.policy import make_views
-from jax_mrissl.augment.recipes import barlow_views, evaluation_view, finetune_views
+from jax_mrissl.augment.recipes import (
+    barlow_views,
+    evaluation_view,
+    finetune_views,
+    swav_views,
+)
 from jax_mrissl.core.batch import Batch
 from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
 from jax_mrissl.core.errors import UserError
@@ -27,10 +32,17 @@ def image(channels=3, size=24):
     return jnp.float32((pixels - pixels.min()) / np.ptp(pixels))
 
 
+# Compiled once for each number of channels, whatever is asked of them.
+COMPILED = {name: jax.jit(op) for name, op in ALWAYS.items()}
+# On gray images there is nothing for it to change.
+COLOUR_ALONE = ('random_grayscale',)
+
+
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('name', OPS)
 def test_op_keeps_its_contract(name, channels):
-    op, pixels, key = ALWAYS[name], image(channels), jax.random.key(1)
+    pixels, key = image(channels), jax.random.key(1)
+    op = COMPILED[name]
     found = op(key, pixels)
     assert found.dtype == jnp.float32
     assert found.shape[:2] == pixels.shape[:2]
@@ -38,22 +50,45 @@ def test_op_keeps_its_contract(name, channels):
         assert found.shape == pixels.shape
         assert found.min() >= 0 and found.max() <= 1
     np.testing.assert_array_equal(found, op(key, pixels))
-    np.testing.assert_allclose(found, jax.jit(op)(key, pixels), atol=1e-5)
-    if not (name == 'random_grayscale' and channels == 1):
+    if not (name in COLOUR_ALONE and channels == 1):
         assert np.abs(found - pixels).max() > 0.01
+
+
+@pytest.mark.parametrize('name', OPS)
+def test_op_is_the_same_compiled_or_not(name):
+    op, pixels, key = ALWAYS[name], image(), jax.random.key(1)
+    np.testing.assert_allclose(op(key, pixels), COMPILED[name](key, pixels), atol=1e-5)
 
 
 @pytest.mark.parametrize('name', sorted(set(OPS) - {'normalize'}))
 def test_op_of_probability_zero_changes_nothing(name):
-    op, pixels = OPS[name](probability=0.0), image()
+    op, pixels = jax.jit(OPS[name](probability=0.0)), image()
     np.testing.assert_allclose(op(jax.random.key(0), pixels), pixels, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', sorted(set(OPS) - {'normalize', 'horizontal_flip'}))
+def test_op_of_a_gray_image_in_three_channels_stays_gray(name):
+    pixels = jnp.repeat(image(1), 3, axis=-1)
+    found = COMPILED[name](jax.random.key(2), pixels)
+    np.testing.assert_allclose(np.ptp(found, axis=-1), 0.0, atol=1e-5)
+
+
+ALL_VIEWS = [
+    *barlow_views(),
+    *swav_views('mri', foreground=0.3),
+    *finetune_views(),
+    evaluation_view(),
+]
 
 
 def policies(views, size=16):
     return tuple(
-        build_policy([{'size': size, **crop}, *ops], where='views')
-        for crop, *ops in views
+        build_policy([_sized(crop, size), *ops], where='views') for crop, *ops in views
     )
+
+
+def _sized(crop, size):
+    return {'size': size} | {k: v for k, v in crop.items() if k != 'size_fraction'}
 
 
 def batch(rows=8, channels=1):
@@ -63,15 +98,20 @@ def batch(rows=8, channels=1):
         box=np.tile(np.int32([4, 0, 24, 32]), (rows, 1)),
         label=np.arange(rows, dtype=np.int32),
         mask=np.ones(rows, np.float32),
+        group=np.arange(rows, dtype=np.int32),
     )
 
 
-@pytest.mark.parametrize('recipe', [barlow_views, finetune_views])
-def test_views_are_the_same_on_any_layout_of_devices(recipe):
-    ops, images, key = policies(recipe()), batch(), jax.random.key(3)
+@pytest.mark.parametrize(
+    'views',
+    [barlow_views()[1:], barlow_views('mri', foreground=0.3)[1:]],
+    ids=['natural', 'mri'],
+)
+def test_views_are_the_same_on_any_layout_of_devices(views):
+    ops, images, key = policies(views), batch(), jax.random.key(3)
 
     def draw(key, images, axis=WHOLE_BATCH):
-        return [view.image for view in make_views(key, images, ops, axis)]
+        return make_views(key, images, ops, axis.row_ids(len(images.image)))
 
     whole = jax.jit(draw)(key, images)
     mesh = jax.make_mesh((4,), ('batch',), axis_types=(AxisType.Auto,))
@@ -92,8 +132,9 @@ def test_views_differ_between_rows_steps_and_views():
     ops = policies([barlow_views()[0]] * 2)
     images = batch()
     same = images.replace(image=np.repeat(images.image[:1], 8, axis=0))
-    one, two = (v.image for v in make_views(jax.random.key(0), same, ops, WHOLE_BATCH))
-    later, _ = (v.image for v in make_views(jax.random.key(1), same, ops, WHOLE_BATCH))
+    draw = jax.jit(lambda key: make_views(key, same, ops, jnp.arange(8)))
+    one, two = draw(jax.random.key(0))
+    later, _ = draw(jax.random.key(1))
     for a, b in ((one[0], one[1]), (one, two), (one, later)):
         assert np.abs(a - b).max() > 0.1
 
@@ -113,18 +154,15 @@ def test_padding_never_shows():
     poisoned[:, :4] = poisoned[:, 28:] = 255
     clean = images.image.copy()
     clean[:, :4] = clean[:, 28:] = 0
-    views = [
-        [
-            v.image
-            for v in make_views(
-                jax.random.key(0),
-                images.replace(image=pixels),
-                policies(barlow_views() + finetune_views() + [evaluation_view()]),
-                WHOLE_BATCH,
-            )
-        ]
-        for pixels in (poisoned, clean)
-    ]
+    # Without ops: what a crop reads, all that follow work on.
+    crops = policies([[view[0]] for view in ALL_VIEWS])
+
+    @jax.jit
+    def draw(pixels):
+        batch = images.replace(image=pixels)
+        return make_views(jax.random.key(0), batch, crops, jnp.arange(8))
+
+    views = [draw(pixels) for pixels in (poisoned, clean)]
     for one, two in zip(*views, strict=True):
         np.testing.assert_array_equal(one, two)
 

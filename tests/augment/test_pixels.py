@@ -12,8 +12,11 @@ from scipy import ndimage
 
 from jax_mrissl.augment.colour import ColorJitter, adjust_hue
 from jax_mrissl.augment.intensity import (
+    Gamma,
+    GaussianNoise,
     Normalize,
     Solarize,
+    add_gaussian_noise,
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,
@@ -105,19 +108,29 @@ def test_jitter_is_some_order_of_its_four_parts():
     """Every draw equals one of the 24 orders; over many draws all orders occur."""
     pixels = jnp.asarray(image())
     op = ColorJitter(0.4, 0.4, 0.2, 0.1, probability=1.0)
+    draw = jax.jit(op)
     # Factors as the op draws them: by the definition, uniform around one.
     seen = set()
+    adjusts = [
+        jax.jit(adjust)
+        for adjust in (
+            adjust_brightness,
+            adjust_contrast,
+            adjust_saturation,
+            adjust_hue,
+        )
+    ]
     for seed in range(60):
         key = jax.random.key(seed)
         _, _, *keys = jax.random.split(key, 6)
         uniform = jax.random.uniform
         parts = [
-            (adjust_brightness, uniform(keys[0], minval=0.6, maxval=1.4)),
-            (adjust_contrast, uniform(keys[1], minval=0.6, maxval=1.4)),
-            (adjust_saturation, uniform(keys[2], minval=0.8, maxval=1.2)),
-            (adjust_hue, uniform(keys[3], minval=-0.1, maxval=0.1)),
+            (adjusts[0], uniform(keys[0], minval=0.6, maxval=1.4)),
+            (adjusts[1], uniform(keys[1], minval=0.6, maxval=1.4)),
+            (adjusts[2], uniform(keys[2], minval=0.8, maxval=1.2)),
+            (adjusts[3], uniform(keys[3], minval=-0.1, maxval=0.1)),
         ]
-        found = np.asarray(op(key, pixels))
+        found = np.asarray(draw(key, pixels))
         matches = []
         for order in itertools.permutations(range(4)):
             expected = pixels
@@ -129,3 +142,48 @@ def test_jitter_is_some_order_of_its_four_parts():
         assert matches, seed
         seen.add(matches[0])
     assert len(seen) > 12
+
+
+def test_gamma_is_drawn_log_uniformly_and_keeps_black_and_white():
+    op = Gamma(log_gamma=0.3, probability=1.0)
+    pixels = jnp.array([0.0, 0.25, 1.0]).reshape(1, 3, 1)
+    draw = jax.jit(jax.vmap(lambda key: op(key, pixels)))
+    found = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))[:, 0, :, 0]
+    np.testing.assert_array_equal(found[:, 0], 0.0)
+    np.testing.assert_allclose(found[:, 2], 1.0, atol=1e-6)
+    exponent = np.log(np.log(found[:, 1]) / np.log(0.25))
+    np.testing.assert_allclose(
+        np.quantile(exponent, [0, 0.25, 0.5, 0.75, 1]),
+        [-0.3, -0.15, 0, 0.15, 0.3],
+        atol=0.015,
+    )
+
+
+def test_gaussian_noise_has_its_deviation_and_one_draw_for_all_channels():
+    gray = jnp.full((200, 200, 3), 0.5)
+    noise = add_gaussian_noise(jax.random.key(0), gray, jnp.float32(0.1)) - 0.5
+    np.testing.assert_allclose(noise.std(), 0.1, rtol=0.02)
+    np.testing.assert_allclose(noise.mean(), 0.0, atol=0.002)
+    np.testing.assert_array_equal(noise[..., 0], noise[..., 2])
+    # Uncorrelated between neighbours: 200 * 199 pairs, so an error of 0.005.
+    one = np.asarray(noise[..., 0])
+    assert abs(np.corrcoef(one[:, 1:].ravel(), one[:, :-1].ravel())[0, 1]) < 0.02
+
+
+def test_the_strength_of_noise_is_drawn_evenly():
+    op = GaussianNoise(sigma=(0.0, 0.1), probability=1.0)
+    gray = jnp.full((40, 40, 1), 0.5)
+    draw = jax.jit(jax.vmap(lambda key: op(key, gray).std()))
+    found = np.asarray(draw(jax.random.split(jax.random.key(0), 1000)))
+    np.testing.assert_allclose(
+        np.quantile(found, [0.1, 0.5, 0.9]), [0.01, 0.05, 0.09], atol=0.005
+    )
+
+
+@pytest.mark.parametrize(
+    ('kind', 'fields'),
+    [(Gamma, {'log_gamma': -0.1}), (GaussianNoise, {'sigma': (0.2, 0.1)})],
+)
+def test_values_out_of_range_are_refused(kind, fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        kind(**fields)

@@ -134,8 +134,8 @@ def test_help_shows_docstring_and_own_flags(command, flag):
         ),
         (
             ['--config=configs/base.py:dmo'],
-            "Unknown scale of the config (behind the colon): 'dmo'. Did you mean "
-            "'demo'?",
+            "Unknown scale or policy of the config (behind the colon): 'dmo'. Did you "
+            "mean 'demo'?",
         ),
         (
             ['--config=configs/barlow_brian.py'],

@@ -47,12 +47,62 @@ def test_float32_is_close_to_the_paper():
     )
 
 
-def test_worked_case_of_four_images(float64):
-    # Computed independently with biased variances and epsilon 1e-5; unbiased ones
-    # would give 0.2277, one variance for both views 0.0447.
+@pytest.mark.parametrize(
+    ('standardise', 'expected'),
+    [
+        ('per_view_biased', 0.033510979359),
+        ('per_view_unbiased', 0.227671956288),
+        ('joint', 0.044744678197),
+    ],
+)
+def test_worked_case_of_four_images(float64, standardise, expected):
+    # Computed independently, one for each standardisation that a library had.
     z1 = np.array([[0, 1], [1, 3], [2, 2], [5, 0]], float)
     z2 = np.array([[0, 2], [1, 2.5], [3, 2], [4, -1]], float)
-    np.testing.assert_allclose(value(z1, z2, 0.005), 0.033510979359, rtol=1e-9)
+    found, _ = barlow_loss(z1, z2, redundancy_weight=0.005, standardise=standardise)
+    # The third was computed in float32.
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize('standardise', ['per_view_unbiased', 'joint'])
+def test_other_standardisations_equal_loops(float64, standardise):
+    z1, z2 = views(7, 3)
+    ddof = 1 if standardise == 'per_view_unbiased' else 0
+    total = 0.0
+    for i in range(3):
+        for j in range(3):
+            columns = z1[:, i], z2[:, j]
+            whole = columns
+            if standardise == 'joint':
+                whole = [np.concatenate([z1[:, k], z2[:, k]]) for k in (i, j)]
+            a, b = (
+                (c - w.mean()) / np.sqrt(w.var(ddof=ddof) + (0 if ddof else 1e-5))
+                for c, w in zip(columns, whole, strict=True)
+            )
+            c = sum(a * b) / 7
+            total += (1 - c) ** 2 if i == j else 0.01 * c**2
+    found, _ = barlow_loss(z1, z2, redundancy_weight=0.01, standardise=standardise)
+    np.testing.assert_allclose(found, total, rtol=1e-10)
+
+
+def test_joint_standardisation_is_not_invariant_to_a_shift_of_one_view(float64):
+    z1, z2 = views(64, 5)
+    options = dict(redundancy_weight=0.0051, standardise='joint')
+    base, _ = barlow_loss(z1, z2, **options)
+    shifted, _ = barlow_loss(z1, z2 + 3, **options)
+    assert abs(shifted - base) > 1
+
+
+@pytest.mark.parametrize('standardise', ['per_view_unbiased', 'joint'])
+def test_other_gradients_equal_finite_differences(float64, standardise):
+    z1, z2 = views(5, 3)
+    chex.assert_numerical_grads(
+        lambda a, b: barlow_loss(a, b, redundancy_weight=0.01, standardise=standardise)[
+            0
+        ],
+        (jnp.array(z1), jnp.array(z2)),
+        order=1,
+    )
 
 
 def test_constant_output_costs_its_dimension(float64):

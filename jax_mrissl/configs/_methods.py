@@ -1,0 +1,134 @@
+"""The methods' sections: settings, optimiser and views of each, by scale and policy.
+
+    python -m jax_mrissl.main --config=configs/simclr_brain.py
+
+Not an experiment of its own: `base.py` puts these into the section `pretrain`.
+"""
+
+from typing import Any
+
+from jax_mrissl.augment.recipes import (
+    barlow_views,
+    report_views,
+    simclr_views,
+    swav_views,
+)
+
+Section = dict[str, Any]
+
+
+def barlow(scale: str, policy: str, foreground: float) -> Section:
+    """Gives Barlow Twins; rates are the authors', for batches of 256."""
+    section: Section = dict(
+        method=dict(
+            name='barlow', projector_widths=(2048, 2048, 2048), redundancy_weight=0.0051
+        ),
+        # The rate for a batch of 256 of the authors' own table; biases and norms as in
+        # their code.
+        optimizer=dict(
+            name='lars',
+            rate_per_256=0.4,
+            bias_rate_per_256=0.0048,
+            warmup_epochs=10.0,
+            final_fraction=0.001,
+            weight_decay=1e-6,
+        ),
+        views=barlow_views(policy, foreground=foreground),
+    )
+    if scale == 'demo':
+        section['method']['projector_widths'] = (512, 512, 512)
+    if scale == 'smoke':
+        section['method']['projector_widths'] = (16, 16)
+    return section
+
+
+def simclr(scale: str, policy: str, foreground: float) -> Section:
+    """Gives SimCLR; a temperature of 0.5 for batches of a few hundred."""
+    section: Section = dict(
+        method=dict(name='simclr', projector='v2', width=128, temperature=0.5),
+        optimizer=dict(
+            name='lars',
+            rate_per_256=0.3,
+            rate_enters='before_momentum',
+            warmup_epochs=10.0,
+            weight_decay=1e-6,
+        ),
+        # Half the strength, as the authors have it for small images.
+        views=simclr_views(policy, strength=0.5, foreground=foreground),
+    )
+    if scale == 'smoke':
+        section['method']['width'] = 8
+    if scale == 'report':
+        section['method']['projector'] = 'lightly'
+    return section
+
+
+def swav(scale: str, policy: str, foreground: float) -> Section:
+    """Gives SwAV; as many prototypes as a batch has images, so without a queue."""
+    section: Section = dict(
+        method=dict(
+            name='swav',
+            prototypes=256,
+            hidden_width=2048,
+            width=128,
+            temperature=0.1,
+            epsilon=0.05,
+            queue_length=0,
+            queue_from_epoch=15.0,
+            freeze_prototypes_epochs=1.0,
+        ),
+        # As the authors have it for batches of 256: no warm-up; all is adapted.
+        optimizer=dict(
+            name='lars',
+            rate_per_256=0.6,
+            adapts='all',
+            decays='all',
+            final_fraction=0.001,
+            weight_decay=1e-6,
+        ),
+        views=swav_views(policy, small=6, foreground=foreground),
+    )
+    if scale == 'demo':
+        section['method'].update(prototypes=64, hidden_width=512)
+        section['views'] = swav_views(policy, small=2, foreground=foreground)
+    if scale == 'smoke':
+        section['method'].update(
+            prototypes=16,
+            hidden_width=16,
+            width=8,
+            queue_length=16,
+            queue_from_epoch=0.5,
+        )
+        section['views'] = swav_views(policy, small=2, foreground=foreground)
+    if scale == 'report':
+        section['method'].update(prototypes=512, hidden_width=512)
+    return section
+
+
+def vicreg(scale: str, policy: str, foreground: float) -> Section:
+    """Gives VICReg; the authors' weights and rate, the views of Barlow Twins."""
+    section = barlow(scale, policy, foreground)
+    widths = section['method']['projector_widths']
+    section['method'] = dict(name='vicreg', projector_widths=widths)
+    section['optimizer'] = dict(
+        name='lars',
+        rate_per_256=0.2,
+        warmup_epochs=10.0,
+        final_fraction=0.001,
+        weight_decay=1e-6,
+    )
+    return section
+
+
+METHODS = {'barlow': barlow, 'simclr': simclr, 'swav': swav, 'vicreg': vicreg}
+
+
+def report(method: str, section: Section) -> Section:
+    """Gives the student report's recipe: SGD, and views of the Lightly library.
+
+    The rate is that of the library's own small-data benchmarks, which it followed.
+    """
+    optimizer = dict(
+        name='sgd', rate_per_256=0.06, momentum=0.9, weight_decay=5e-4, decays='all'
+    )
+    return section | dict(optimizer=optimizer, views=report_views(method))

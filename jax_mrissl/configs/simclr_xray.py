@@ -1,0 +1,20 @@
+r"""SimCLR on chest radiographs; then the severity of Alzheimer's disease.
+
+    python -m jax_mrissl.main --config=configs/simclr_xray.py \
+        --config.data_dir=data --workdir=runs/simclr_xray
+
+Needs `chest_xray` and `alzheimer_mri`, prepared
+(python -m jax_mrissl.prepare --help). The scale :demo makes and prepares a
+simulated cohort by itself:
+
+    python -m jax_mrissl.main --config=configs/simclr_xray.py:demo
+"""
+
+from ml_collections import ConfigDict
+
+from jax_mrissl.configs import base
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    """Makes the config; `base.py` tells the variants."""
+    return base.pretrained('simclr_xray', 'simclr', 'chest_xray', variant=variant)

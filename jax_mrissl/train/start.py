@@ -1,0 +1,72 @@
+"""Where an encoder comes from: a run's checkpoints, or a file of weights."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.train.checkpoint import read_encoder, read_lineage
+from jax_mrissl.train.state import TrainState
+from jax_mrissl.train.weights import file_digest, read_encoder_file
+
+CHECKPOINTS = 'checkpoints'
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What an encoder starts from.
+
+    Attributes:
+        path: a folder of checkpoints, or a file of weights in torchvision's names.
+        address: the content address of the stage, or 'sha256:...' of the file.
+        lineage: JSON, for the checkpoints of what starts from it.
+        is_file: whether it is a file, of which nothing more is known.
+    """
+
+    path: Path
+    address: str
+    lineage: Any
+    is_file: bool = False
+
+    def give_to(self, state: TrainState) -> TrainState:
+        """Replaces the encoder of a fresh state; every leaf is checked.
+
+        Raises:
+            UserError: leaves are missing, extra or of another shape; all are named.
+        """
+        like = {
+            'params': state.params['encoder'],
+            'model_state': state.model_state['encoder'],
+        }
+        read = read_encoder_file if self.is_file else read_encoder
+        found = read(self.path, like)
+        return dataclasses.replace(
+            state,
+            params=state.params | {'encoder': found['params']},
+            model_state=state.model_state | {'encoder': found['model_state']},
+        )
+
+
+def find_start(given: str) -> Start:
+    """Finds what `--config.init_from` names.
+
+    Args:
+        given: a stage's folder, its folder of checkpoints, or a file: safetensors, or
+            what `torch.save` wrote of a state_dict.
+
+    Raises:
+        UserError: nothing is there, or no checkpoint is in the folder.
+    """
+    path = Path(given).expanduser()
+    if path.is_dir():
+        folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
+        lineage = read_lineage(folder)
+        return Start(folder, lineage['address'], lineage)
+    if not path.is_file():
+        raise UserError(
+            f'config.init_from names {path.absolute()}, and nothing is there. Give a '
+            "stage's folder (runs/NAME/stages/pretrain-...), or a file of weights in "
+            "torchvision's names (.safetensors, or .pth of a state_dict)."
+        )
+    address = f'sha256:{file_digest(path)}'
+    return Start(path, address, {'file': path.name, 'address': address}, is_file=True)
