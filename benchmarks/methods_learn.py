@@ -41,13 +41,13 @@ from jax_mrissl.train.state import initial_state
 
 # For a few hundred steps of small batches; taken from what others use, not tuned here.
 SETTINGS = {
-    'simclr': dict(method=dict(temperature=0.5), rate_per_256=4e-3),
-    'barlow': dict(method=dict(projector_widths=(1024, 1024, 1024)), rate_per_256=4e-3),
+    'simclr': dict(method=dict(temperature=0.5), rate_per_256=8e-4),
+    'barlow': dict(method=dict(projector_widths=(1024, 1024, 1024)), rate_per_256=8e-4),
     'swav': dict(
         method=dict(prototypes=64, hidden_width=512, freeze_prototypes_epochs=0.5),
-        rate_per_256=2e-3,
+        rate_per_256=8e-4,
     ),
-    'vicreg': dict(method=dict(projector_widths=(1024, 1024, 1024)), rate_per_256=4e-3),
+    'vicreg': dict(method=dict(projector_widths=(1024, 1024, 1024)), rate_per_256=8e-4),
 }
 
 

@@ -55,7 +55,8 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
     overlap = _overlap(experiment, pretraining, data.prepared)
 
     jobs: list[_Job] = []
-    origin = _Origin(find_start(experiment.init_from) if experiment.init_from else None)
+    outside = find_start(experiment.init_from) if experiment.init_from else None
+    origin = _Origin(outside)
     probe_set = _probe_set(data)
     for stage_plan, prepared in zip(experiment.chain, pretraining, strict=True):
         job = _pretrain_job(experiment, stage_plan, prepared, origin, store, probe_set)
@@ -109,6 +110,7 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
         experiment=experiment,
         overlap=overlap,
         pretrained_on=[prepared.card for prepared in pretraining],
+        started_from=outside.name if outside else '',
     )
 
 

@@ -84,6 +84,7 @@ def evaluate(
     experiment: Experiment,
     overlap: int,
     pretrained_on: Sequence[Mapping[str, Any]] = (),
+    started_from: str = '',
 ) -> str:
     """Measures all arms; writes `folds.json`, `metrics.json` and `results.md`.
 
@@ -95,6 +96,7 @@ def evaluate(
         experiment: the plans, for the table's foot.
         overlap: how many labelled images pretraining has seen.
         pretrained_on: the cards of the datasets of pretraining, in order.
+        started_from: the weights from outside that it all began with; '': none.
 
     Returns: the table for a terminal.
 
@@ -133,6 +135,7 @@ def evaluate(
                 'fingerprint': data.prepared.fingerprint,
                 'simulated': simulated,
                 'overlap': overlap,
+                'started_from': started_from or None,
                 'warnings': list(data.warnings),
                 'bootstrap': {
                     'resamples': plan.bootstrap_resamples,
@@ -171,6 +174,7 @@ def evaluate(
     )
     foot = [
         *(_comparison_text(c, failed, simulated) for c in comparisons),
+        *_start_text(started_from),
         *_foot(data, experiment, overlap, pretrained_on, simulated, bool(failed)),
     ]
     write_atomically(
@@ -386,6 +390,15 @@ def _foot(
             'with another learning rate. The numbers are in metrics.json.'
         )
     return lines
+
+
+def _start_text(started_from: str) -> list[str]:
+    if not started_from:
+        return []
+    return [
+        f'Started from {started_from}: whether these weights have seen tested images '
+        'is not known here.'
+    ]
 
 
 def _named(card: Mapping[str, Any]) -> str:

@@ -28,6 +28,12 @@ class Start:
     lineage: Any
     is_file: bool = False
 
+    @property
+    def name(self) -> str:
+        """Tells it from others, in a table."""
+        name = self.path.name if self.is_file else self.path.parent.name
+        return f'{name} ({self.address})'
+
     def give_to(self, state: TrainState) -> TrainState:
         """Replaces the encoder of a fresh state; every leaf is checked.
 
@@ -66,7 +72,8 @@ def find_start(given: str) -> Start:
         raise UserError(
             f'config.init_from names {path.absolute()}, and nothing is there. Give a '
             "stage's folder (runs/NAME/stages/pretrain-...), or a file of weights in "
-            "torchvision's names (.safetensors, or .pth of a state_dict)."
+            "torchvision's names (.safetensors, or .pth of a state_dict), such as "
+            'https://download.pytorch.org/models/resnet18-f37072fd.pth.'
         )
     address = f'sha256:{file_digest(path)}'
     return Start(path, address, {'file': path.name, 'address': address}, is_file=True)

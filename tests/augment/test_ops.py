@@ -194,3 +194,17 @@ def test_policies_are_hashable_and_equal_by_value():
     [one], [two] = policies([barlow_views()[0]]), policies([barlow_views()[0]])
     assert hash(one) == hash(two) and one == two
     assert set(CROPS) == {'random_resized_crop', 'resize'}
+
+
+def test_every_second_view_is_of_the_partner():
+    images = batch()
+    other = images.image[::-1].copy()
+    paired = images.replace(partner_image=other, partner_box=images.box)
+    ops = policies([evaluation_view()] * 4)
+    views = jax.jit(lambda b: make_views(jax.random.key(0), b, ops, jnp.arange(8)))(
+        paired
+    )
+    for one, two in ((0, 2), (1, 3)):
+        np.testing.assert_array_equal(views[one], views[two])
+    np.testing.assert_allclose(views[1], views[0][::-1], atol=1e-6)
+    assert np.abs(views[0] - views[1]).max() > 0.1

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -12,13 +13,14 @@ from jax_mrissl.data.pipeline import (
     fetch,
     open_input,
     row_feeds,
+    with_partners,
 )
 from jax_mrissl.data.prepared import open_prepared
 
 ALONE = Shard()
 
 
-def batches(prepared, placement, *, first_step=0, count=9, shard=ALONE):
+def batches(prepared, placement, *, first_step=0, count=9, shard=ALONE, partners=False):
     source, feeds = open_input(
         prepared,
         placement,
@@ -27,14 +29,15 @@ def batches(prepared, placement, *, first_step=0, count=9, shard=ALONE):
         seed=3,
         first_step=first_step,
         shard=shard,
+        partners=partners,
     )
     return [fetch(source, feed) for feed in itertools.islice(feeds, count)]
 
 
 def assert_same(one, two):
     for a, b in zip(one, two, strict=True):
-        for field in ('image', 'box', 'label', 'mask'):
-            x, y = np.asarray(getattr(a, field)), np.asarray(getattr(b, field))
+        for field in dataclasses.fields(a):
+            x, y = (np.asarray(getattr(batch, field.name)) for batch in (a, b))
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y)
 
@@ -54,6 +57,38 @@ def test_placements_give_the_same_batches_bit_for_bit(prepared):
 def test_any_step_can_be_the_first(prepared, placement):
     whole = batches(prepared, placement)
     assert_same(batches(prepared, placement, first_step=5, count=4), whole[5:])
+
+
+def test_partners_are_other_images_of_the_same_subject(cohort):
+    labelled = open_prepared(cohort, 'smoke', 'labelled')  # 16 subjects, 3 slices each
+    device = batches(labelled, 'device', partners=True)
+    assert_same(batches(labelled, 'stream', partners=True), device)
+    assert_same(batches(labelled, 'host', partners=True), device)
+    later = batches(labelled, 'device', partners=True, first_step=5, count=4)
+    assert_same(later, device[5:])
+    plain = batches(labelled, 'device')
+    numbers = {labelled.image(i).tobytes(): i for i in range(len(labelled))}
+    pairs = []
+    for batch, alone in zip(device, plain, strict=True):
+        np.testing.assert_array_equal(batch.image, alone.image)
+        for image, partner in zip(batch.image, batch.partner_image, strict=True):
+            one, two = (numbers[np.asarray(x).tobytes()] for x in (image, partner))
+            assert one != two and labelled.groups[one] == labelled.groups[two]
+            pairs.append((one, two))
+    assert len(set(pairs)) > len({one for one, _ in pairs})  # drawn anew each time
+
+
+def test_the_only_image_of_a_subject_is_its_own_partner():
+    order = batch_rows(6, 3, seed=0, steps_per_epoch=2)
+    groups = np.array([0, 1, 1, 2, 2, 2])
+    found = np.concatenate(
+        [with_partners(order, groups, seed=0)[t] for t in range(200)], axis=1
+    )
+    for row, others in ((0, {0}), (1, {2}), (2, {1}), (3, {4, 5}), (4, {3, 5})):
+        partners = found[1, found[0] == row]
+        assert set(partners) == others
+    share = np.mean(found[1, found[0] == 3] == 4)
+    assert 0.3 < share < 0.7  # of about 100
 
 
 @pytest.mark.parametrize('placement', ['device', 'stream'])

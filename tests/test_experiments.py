@@ -1,0 +1,147 @@
+"""Every config, run to its table at smoke scale; chains, weights, lineage."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import smoke_config
+from test_configs import CONFIGS
+
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.stages.run import run_experiment
+from jax_mrissl.tasks.export import export
+from jax_mrissl.tasks.from_config import read_experiment
+from jax_mrissl.train.checkpoint import read_lineage
+
+LINEAR = dict(finetune__modes=('linear',))
+# The others differ from these in the names of datasets alone.
+FEW = ('simclr_natural_brain', 'swav_masked')
+MANY = [
+    name if name in FEW else pytest.param(name, marks=pytest.mark.slow)
+    for name in CONFIGS
+    if name != 'imagenet'  # needs a file of weights: below
+]
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+    """One store for all: what stages have in common is run once."""
+    return tmp_path_factory.mktemp('experiments')
+
+
+def run(name, cohort, workdir, **changes):
+    experiment = read_experiment(smoke_config(cohort, name, **LINEAR, **changes))
+    return run_experiment(experiment, workdir)
+
+
+def stage_of(workdir, kind, **params):
+    found = []
+    for about in workdir.glob(f'stages/{kind}-*/stage.json'):
+        stage = json.loads(about.read_text())
+        if all(stage['params'].get(k) == v for k, v in params.items()):
+            found.append((about.parent, stage))
+    [one] = found
+    return one
+
+
+@pytest.mark.parametrize('name', MANY)
+def test_config_runs_to_its_table(cohort, workdir, name):
+    table = run(name, cohort, workdir)
+    assert 'untrained, linear' in table and 'SIMULATED' in table
+    assert (f'{name}, linear' in table) == (name != 'untrained')
+
+
+def test_a_chain_starts_each_stage_from_the_one_before(cohort, workdir):
+    run('simclr_natural_brain', cohort, workdir)
+    stages = {}
+    for about in workdir.glob('stages/pretrain-*/stage.json'):
+        stage = json.loads(about.read_text())
+        if stage['params']['method']['name'] == 'simclr':
+            stages[len(stage['parents'])] = about.parent, stage
+    (_, first), (folder, second) = stages[0], stages[1]
+    assert second['parents'] == [first]
+    lineage = read_lineage(folder / 'checkpoints')
+    assert lineage['address'] == second['address']
+    assert lineage['params'] == second['params']
+    [parent] = lineage['parents']
+    assert parent['params']['data'] == first['params']['data']
+    # The second begins where the first ended: its fresh encoder is spread as that was.
+    logs = [
+        [json.loads(x) for x in (f / 'metrics.jsonl').read_text().splitlines()]
+        for f, _ in (stages[0], stages[1])
+    ]
+    for field in ('embedding_std', 'effective_rank'):
+        np.testing.assert_allclose(logs[1][0][field], logs[0][-1][field], rtol=1e-5)
+
+
+def test_weights_of_a_file_are_finetuned_and_pretrained_further(
+    cohort, workdir, tmp_path
+):
+    run('simclr_natural_brain', cohort, workdir)
+    about = next(workdir.glob('stages/pretrain-*/stage.json'))
+    weights = tmp_path / 'weights.safetensors'
+    export(about.parent, weights)
+    table = run('imagenet', cohort, workdir, init_from=str(weights))
+    assert 'imagenet, linear' in table
+    assert 'Started from weights.safetensors (sha256:' in table
+    # The same weights from the stage's own folder give the same features.
+    again = run('imagenet', cohort, workdir, init_from=str(about.parent))
+    lines = [
+        next(line for line in t.splitlines() if line.startswith('imagenet, linear'))
+        for t in (table, again)
+    ]
+    assert lines[0] == lines[1]
+    run('barlow_brain', cohort, workdir, init_from=str(weights))
+    _, stage = stage_of(
+        workdir,
+        'pretrain',
+        init_from=json.loads((workdir / 'metrics.json').read_text())[
+            'started_from'
+        ].split('(')[1][:-1],
+    )
+    assert stage['params']['method']['name'] == 'barlow'
+
+
+def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, tmp_path):
+    changes = dict(
+        pretrain__positives='subject',
+        pretrain__chunks=2,
+        pretrain__method__mask_same_group=True,
+    )
+    config = smoke_config(cohort, 'simclr_brain', **LINEAR)
+    plain = read_experiment(config).chain[0].identity()
+    config = smoke_config(cohort, 'simclr_brain', **LINEAR, **changes)
+    assert read_experiment(config).chain[0].identity() != plain
+    assert 'simclr_brain, linear' in run_experiment(read_experiment(config), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'message'),
+    [
+        ('imagenet', {}, 'resnet18-f37072fd.pth, and nothing is there'),
+        ('barlow_brain', dict(pretrain__chunks=3), 'in 3 chunks each'),
+        ('swav_brain', dict(pretrain__method__queue_length=20), 'no multiple'),
+        ('simclr_brain', dict(pretrain__positives='patient'), 'Known: image, subject'),
+        (
+            'barlow_brain',
+            dict(pretrain__watch__on_collapse='halt'),
+            'Known: stop, warn',
+        ),
+        ('barlow_brain', dict(pretrain__method__standardise='both'), 'per_view_biased'),
+        ('simclr_brain', dict(pretrain__method__projector='v3'), "Did you mean 'v1'"),
+    ],
+)
+def test_a_wrong_setting_is_answered_before_any_work(
+    cohort, tmp_path, name, changes, message
+):
+    with pytest.raises(UserError, match=message):
+        run(name, cohort, tmp_path, **changes)
+    assert not list(tmp_path.glob('stages/*/checkpoints'))
+
+
+def test_advice_and_gray_images_are_spoken_of(cohort, tmp_path, caplog):
+    caplog.set_level('INFO')
+    changes = dict(pretrain__method__prototypes=64, pretrain__epochs=1)
+    run('swav_brain', cohort, tmp_path, **changes)
+    assert '64 prototypes are shared out over 32 images at a time' in caplog.text
+    assert 'smoke is gray: saturation, hue, random grayscale would do' in caplog.text
