@@ -1,6 +1,7 @@
 """Every config, run to its table at smoke scale; chains, weights, lineage."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def workdir(tmp_path_factory):
 
 
 def run(name, cohort, workdir, **changes):
-    experiment = read_experiment(smoke_config(cohort, name, **LINEAR, **changes))
+    experiment = read_experiment(smoke_config(cohort, name, **LINEAR | changes))
     return run_experiment(experiment, workdir)
 
 
@@ -83,7 +84,7 @@ def test_weights_of_a_file_are_finetuned_and_pretrained_further(
     export(about.parent, weights)
     table = run('imagenet', cohort, workdir, init_from=str(weights))
     assert 'imagenet, linear' in table
-    assert 'Started from weights.safetensors (sha256:' in table
+    assert 'Started from weights.safetensors (sha256:' in ' '.join(table.split())
     # The same weights from the stage's own folder give the same features.
     again = run('imagenet', cohort, workdir, init_from=str(about.parent))
     lines = [
@@ -128,7 +129,11 @@ def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, tmp_path):
             'Known: stop, warn',
         ),
         ('barlow_brain', dict(pretrain__method__standardise='both'), 'per_view_biased'),
-        ('simclr_brain', dict(pretrain__method__projector='v3'), "Did you mean 'v1'"),
+        (
+            'simclr_brain',
+            dict(pretrain__method__projector='v3'),
+            'Known: lightly, plain, v1, v2',
+        ),
     ],
 )
 def test_a_wrong_setting_is_answered_before_any_work(
@@ -137,6 +142,20 @@ def test_a_wrong_setting_is_answered_before_any_work(
     with pytest.raises(UserError, match=message):
         run(name, cohort, tmp_path, **changes)
     assert not list(tmp_path.glob('stages/*/checkpoints'))
+
+
+def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(
+    cohort, workdir, tmp_path
+):
+    run('simclr_natural_brain', cohort, workdir, finetune__modes=('full',))
+    tuned = next(iter(workdir.glob('stages/finetune-*/fold-0/best')))
+    with pytest.raises(UserError, match='trained on smoke, which they are to be tes'):
+        run('imagenet', cohort, tmp_path, init_from=str(tuned))
+    about = next(workdir.glob('stages/pretrain-*/stage.json'))
+    shutil.copytree(about.parent, tmp_path / 'half')
+    (tmp_path / 'half' / 'done.json').unlink()
+    with pytest.raises(UserError, match='has not been finished'):
+        run('imagenet', cohort, tmp_path, init_from=str(tmp_path / 'half'))
 
 
 def test_advice_and_gray_images_are_spoken_of(cohort, tmp_path, caplog):

@@ -80,6 +80,8 @@ def apart(together: jax.Array, views: int) -> tuple[jax.Array, ...]:
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Scales rows, [..., D], to length one; a row of zeros stays, gradient and all."""
+    """Scales rows, [..., D], to length one; a row of zeros stays and has no gradient."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    somewhere = square > 0
+    length = jnp.sqrt(jnp.where(somewhere, square, 1.0))
+    return jnp.where(somewhere, x / length, 0.0)

@@ -65,7 +65,8 @@ def sinkhorn_codes(
     weight = jnp.zeros((rows, 1), scaled.dtype)  # logarithms of the rows' weights
     if queue is not None:
         # Every device holds the whole queue, so each counts its share of it.
-        share = jnp.where(use_queue, -jnp.log(jnp.float32(axis.size)), -jnp.inf)
+        devices = jnp.asarray(axis.size, scaled.dtype)
+        share = jnp.where(use_queue, -jnp.log(devices), -jnp.inf)
         share = jnp.full((len(queue), 1), share, scaled.dtype)
         held = jax.lax.stop_gradient(exact(queue)) / epsilon
         scaled = jnp.concatenate([scaled, held])
@@ -130,7 +131,7 @@ class SwAV:
             batch, 0 for none. For batches that are small beside K.
         queue_from_epoch: from when on they are gathered; used once the queue is full.
         freeze_prototypes_epochs: how long prototypes stay as they were drawn.
-        batch_size, steps_per_epoch: of the run.
+        batch_size, steps_per_epoch, epochs: of the run; None where not known.
         dtype, param_dtype: of the projector's computation and parameters.
 
     Crops of one size go through the encoder together, all crops through the projector
@@ -151,6 +152,7 @@ class SwAV:
     freeze_prototypes_epochs: float = 1.0
     batch_size: int | None = None
     steps_per_epoch: int = 1
+    epochs: int | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -171,8 +173,9 @@ class SwAV:
         for name in ('temperature', 'epsilon'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; above 0.')
-        if self.queue_length < 0:
-            raise ValueError(f'queue_length is {self.queue_length}; 0 for none.')
+        for name in ('queue_length', 'queue_from_epoch', 'freeze_prototypes_epochs'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} is {getattr(self, name)}; 0 for none.')
         if self.batch_size and self.queue_length % self.batch_size:
             lower = self.queue_length // self.batch_size * self.batch_size
             near = [n for n in (lower, lower + self.batch_size) if n > 0]
@@ -337,21 +340,35 @@ class SwAV:
         )
 
     def advice(self) -> tuple[str, ...]:
-        """Says where prototypes are more than the images they are shared out over."""
-        if not self.batch_size:
-            return ()
-        seen = self.batch_size + self.queue_length
-        if self.prototypes <= seen:
-            return ()
-        return (
-            f'{self.prototypes} prototypes are shared out over {seen} images at a time '
-            f'({self.batch_size} of the batch, {self.queue_length} of the queue): some '
-            'must go without. Set method.prototypes to at most '
-            f'{2 ** math.floor(math.log2(seen))}, or method.queue_length to '
-            f'{-(-(self.prototypes - self.batch_size) // self.batch_size)} batches '
-            f'({-(-(self.prototypes - self.batch_size) // self.batch_size)} x '
-            f'{self.batch_size} images).',
-        )
+        """Says which settings come to nothing in a run of this size."""
+        sentences = []
+        seen = self.batch_size
+        if self.epochs is not None and self.freeze_prototypes_epochs >= self.epochs:
+            sentences.append(
+                f'Prototypes are frozen for {self.freeze_prototypes_epochs:g} epochs '
+                f'of {self.epochs}, so they never learn. Lower '
+                'method.freeze_prototypes_epochs.'
+            )
+        if self.queue_length and self.batch_size:
+            fills = self.queue_length / (self.batch_size * self.steps_per_epoch)
+            if self.epochs is not None and self.queue_from_epoch + fills >= self.epochs:
+                sentences.append(
+                    f'The queue is full, and used, only after the {self.epochs} epochs '
+                    'of this run. Lower method.queue_from_epoch or '
+                    'method.queue_length.'
+                )
+            else:
+                seen = self.batch_size + self.queue_length
+        if seen and self.batch_size and self.prototypes > seen:
+            least = -(-(self.prototypes - self.batch_size) // self.batch_size)
+            sentences.append(
+                f'{self.prototypes} prototypes are shared out over {seen} images at a '
+                'time (of the batch, and of a queue that is used): some must go '
+                'without. Set method.prototypes to at most '
+                f'{2 ** math.floor(math.log2(seen))}, or method.queue_length to '
+                f'{least * self.batch_size} (images).'
+            )
+        return tuple(sentences)
 
 
 def _scores(projections: jax.Array, prototypes: jax.Array) -> jax.Array:

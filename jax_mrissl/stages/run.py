@@ -57,6 +57,8 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
     jobs: list[_Job] = []
     outside = find_start(experiment.init_from) if experiment.init_from else None
     origin = _Origin(outside)
+    if outside and not experiment.allow_overlap:
+        _refuse_seen(outside.lineage, data.prepared, plan.data.split)
     probe_set = _probe_set(data)
     for stage_plan, prepared in zip(experiment.chain, pretraining, strict=True):
         job = _pretrain_job(experiment, stage_plan, prepared, origin, store, probe_set)
@@ -187,6 +189,29 @@ def _probe_set(data: LabelledData) -> ProbeSet:
         held=data.rows(first.validation),
         classes=data.task.classes,
     )
+
+
+def _refuse_seen(lineage: Any, labelled: PreparedSet, split: str) -> None:
+    """Refuses weights that come from a run on the labelled set itself.
+
+    Args:
+        lineage: JSON of a checkpoint or file, with those of its parents in it.
+        labelled: the labelled images.
+        split: theirs.
+
+    Raises:
+        UserError: they do.
+    """
+    params = lineage.get('params', {})
+    same_split = 'all' in (split, params.get('split')) or split == params.get('split')
+    if params.get('data') == labelled.fingerprint and same_split:
+        raise UserError(
+            f'config.init_from names weights that were trained on {labelled.name}, '
+            'which they are to be tested on. Start from others, or set '
+            '--config.allow_overlap=true: the result is then no test.'
+        )
+    for parent in lineage.get('parents', ()):
+        _refuse_seen(parent, labelled, split)
 
 
 def _overlap(

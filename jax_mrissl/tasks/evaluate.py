@@ -175,7 +175,15 @@ def evaluate(
     foot = [
         *(_comparison_text(c, failed, simulated) for c in comparisons),
         *_start_text(started_from),
-        *_foot(data, experiment, overlap, pretrained_on, simulated, bool(failed)),
+        *_foot(
+            data,
+            experiment,
+            overlap,
+            pretrained_on,
+            started_from,
+            simulated,
+            bool(failed),
+        ),
     ]
     write_atomically(
         workdir / 'results.md', results_markdown(rows, title=title, foot=foot)
@@ -354,6 +362,7 @@ def _foot(
     experiment: Experiment,
     overlap: int,
     pretrained_on: Sequence[Mapping[str, Any]],
+    started_from: str,
     simulated: bool,
     any_failed: bool,
 ) -> list[str]:
@@ -374,7 +383,7 @@ def _foot(
     )
     lines += [f'Note: {warning}' for warning in data.warnings]
     if experiment.chain:
-        lines.append(_overlap_text(overlap))
+        lines.append(_overlap_text(overlap, bool(started_from)))
     lines += [
         f'[low, high]: 95 % interval, percentiles of {plan.bootstrap_resamples:,} '
         'bootstrap resamples of subjects within their class; slices go with their '
@@ -406,7 +415,7 @@ def _named(card: Mapping[str, Any]) -> str:
     return f'{card["title"]}{" (SIMULATED)" if simulated else ""}'
 
 
-def _overlap_text(overlap: int) -> str:
+def _overlap_text(overlap: int, from_outside: bool) -> str:
     twins = 'Only exact duplicates, pixel by pixel, are looked for, not near-twins.'
     if overlap:
         images = (
@@ -415,7 +424,8 @@ def _overlap_text(overlap: int) -> str:
             else f'{overlap:,} labelled images were'
         )
         return f'OVERLAP ALLOWED: {images} seen in pretraining. {twins}'
-    return f'No labelled image was seen in pretraining. {twins}'
+    where = 'the pretraining of this run' if from_outside else 'pretraining'
+    return f'No labelled image was seen in {where}. {twins}'
 
 
 def _tuning_text(plan: FinetunePlan) -> str:

@@ -125,6 +125,7 @@ class PretrainPlan:
             'policies': self.build_policies(),
             'batch_size': self.batch_size,
             'steps_per_epoch': steps_per_epoch,
+            'epochs': self.epochs,
             'dtype': DTYPES[common.dtype],
             'param_dtype': jnp.float32,
         }

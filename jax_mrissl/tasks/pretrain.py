@@ -94,6 +94,13 @@ def run_pretrain(
     objective = plan.build_objective(common, steps_per_epoch=steps_per_epoch)
     for sentence in objective.advice():
         logging.warning('%s: %s', what, sentence)
+    if schedule.warmup_steps >= rhythm.steps:
+        logging.warning(
+            '%s: the warm-up takes all %d epochs, so the learning rate never falls. '
+            'Lower optimizer.warmup_epochs.',
+            what,
+            plan.epochs,
+        )
     optimizer = objective.optimize(declared.transform, schedule)
     run_key = jax.random.key(common.seed)
     init_key, step_key = jax.random.split(run_key)
@@ -181,13 +188,19 @@ def lay_out(
     """Gives the layout over the devices and the steps of an epoch.
 
     Raises:
-        UserError: the batch does not fit the devices, or the dataset.
+        UserError: the batch does not fit the devices, or the dataset; or there are no
+            pairs of images of one subject, and they are asked for.
     """
     parallel = choose_parallel(common.parallel, plan.batch_size, plan.chunks)
     if plan.batch_size > len(prepared):
         raise UserError(
             f'{plan.where}.batch_size is {plan.batch_size}, but {prepared.name} has '
             f'only {len(prepared)} images. Set it to at most that.'
+        )
+    if plan.positives == 'subject' and len(set(prepared.groups)) == len(prepared):
+        raise UserError(
+            f"{plan.where}.positives is 'subject', but in {prepared.name} every image "
+            "is its subject's only one. Set it to 'image'."
         )
     return parallel, len(prepared) // plan.batch_size
 

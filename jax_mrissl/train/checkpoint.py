@@ -132,12 +132,17 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     """
     with ocp.CheckpointManager(folder.absolute()) as manager:
         restored = manager.restore(
-            _newest(folder), args=ocp.args.Composite(lineage=ocp.args.JsonRestore())
+            newest_step(folder), args=ocp.args.Composite(lineage=ocp.args.JsonRestore())
         )
     return restored['lineage']
 
 
-def _newest(folder: Path) -> int:
+def newest_step(folder: Path) -> int:
+    """Gives the step of a run's newest checkpoint.
+
+    Raises:
+        UserError: no checkpoint.
+    """
     steps = ocp.utils.checkpoint_steps(folder.absolute()) if folder.is_dir() else []
     if not steps:
         raise UserError(f'No whole checkpoint in {folder}: has its stage been run?')
@@ -157,7 +162,7 @@ def read_encoder(folder: Path, like: Any) -> Any:
         UserError: no checkpoint, or leaves are missing, extra or of another shape;
             all are named.
     """
-    saved = folder.absolute() / str(_newest(folder)) / 'state'
+    saved = folder.absolute() / str(newest_step(folder)) / 'state'
     wanted = {part: {'encoder': abstract(like[part])} for part in _PARTS}
     found = ocp.PyTreeCheckpointHandler().metadata(epath.Path(saved)).tree
     _check(_shapes(wanted), _shapes({p: _encoder(found, p) for p in _PARTS}), folder)

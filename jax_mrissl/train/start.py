@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.train.checkpoint import read_encoder, read_lineage
+from jax_mrissl.train.checkpoint import newest_step, read_encoder, read_lineage
 from jax_mrissl.train.state import TrainState
 from jax_mrissl.train.weights import file_digest, read_encoder_file
 
@@ -18,7 +18,8 @@ class Start:
 
     Attributes:
         path: a folder of checkpoints, or a file of weights in torchvision's names.
-        address: the content address of the stage, or 'sha256:...' of the file.
+        address: of the weights: the stage's content address, with the place and step of
+            the checkpoint if it was named by its folder; or 'sha256:...' of the file.
         lineage: JSON, for the checkpoints of what starts from it.
         is_file: whether it is a file, of which nothing more is known.
     """
@@ -61,13 +62,21 @@ def find_start(given: str) -> Start:
             what `torch.save` wrote of a state_dict.
 
     Raises:
-        UserError: nothing is there, or no checkpoint is in the folder.
+        UserError: nothing is there, no checkpoint is in the folder, or its stage has
+            not been finished.
     """
     path = Path(given).expanduser()
     if path.is_dir():
         folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
-        lineage = read_lineage(folder)
-        return Start(folder, lineage['address'], lineage)
+        lineage, step = read_lineage(folder), newest_step(folder)
+        stage = next((p for p in folder.parents if (p / 'stage.json').exists()), None)
+        if stage and not (stage / 'done.json').exists():
+            raise UserError(
+                f'config.init_from names {folder}, whose stage has not been finished: '
+                'its newest checkpoint will not be its last. Run it to its end first.'
+            )
+        place = folder.relative_to(stage).as_posix() if stage else folder.name
+        return Start(folder, f'{lineage["address"]}/{place}/{step}', lineage)
     if not path.is_file():
         raise UserError(
             f'config.init_from names {path.absolute()}, and nothing is there. Give a '

@@ -61,14 +61,23 @@ def train_step(
     next_state = TrainState(state.step + 1, params, aux.model_state, opt_state)
     grad_norm = optax.tree.norm(grads)
     # A pool may drop a NaN on its way to the loss; running statistics keep it.
-    statistics = optax.tree.norm(aux.model_state)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(statistics)
+    finite = _all_finite((loss, grad_norm, aux.model_state))
     return next_state, {
         **metrics,
         'loss': loss,
         'grad_norm': grad_norm,
         'finite': finite.astype(jnp.float32),
     }
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Says whether every number is finite; counters, which are whole, always are."""
+    checks = [
+        jnp.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.stack(checks).all()
 
 
 def in_chunks(
@@ -82,7 +91,8 @@ def in_chunks(
     Each part has batch statistics of its own, by definition: the loss is that of the
     whole batch over a network that normalises chunk by chunk, and its gradient is
     exact. Backwards, each part's networks (and views) are run once more. A chunk is
-    every `chunks`-th row, so that every device holds its share of each.
+    every `chunks`-th row, so that every device holds its share of each. Running
+    statistics move once a chunk.
 
     Args:
         project: maps (model_state, rows) to (projections, model_state).

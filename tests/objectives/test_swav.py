@@ -326,6 +326,7 @@ def test_dead_prototypes_are_counted():
         (dict(queue_length=10, batch_size=4), r'no multiple of the batch.*8 or 12'),
         (dict(queue_length=-1), '0 for none'),
         (dict(epsilon=0.0), 'above 0'),
+        (dict(freeze_prototypes_epochs=-1.0), '0 for none'),
         (dict(prototypes=0), 'at least 1'),
         (dict(views=1), 'at least 2 views'),
     ],
@@ -338,9 +339,16 @@ def test_wrong_sizes_are_answered_in_words(changes, message):
 def test_more_prototypes_than_images_bring_advice():
     [sentence] = method(prototypes=3000, batch_size=256).advice()
     assert '3000 prototypes' in sentence and 'at most 256' in sentence
-    assert '11 batches (11 x 256 images)' in sentence
+    assert 'method.queue_length to 2816 (images)' in sentence
     assert method(prototypes=3000, batch_size=256, queue_length=2816).advice() == ()
     assert method(prototypes=4, batch_size=4).advice() == ()
+    late = dict(prototypes=8, batch_size=4, queue_length=4, epochs=2)
+    unused, too_many = method(queue_from_epoch=2.0, **late).advice()
+    assert 'only after the 2 epochs' in unused
+    assert '8 prototypes are shared out over 4 images' in too_many
+    assert method(queue_from_epoch=0.0, steps_per_epoch=3, **late).advice() == ()
+    [frozen] = method(freeze_prototypes_epochs=2.0, prototypes=4, epochs=2).advice()
+    assert 'never learn' in frozen
 
 
 def test_every_method_is_named_in_the_registry():

@@ -12,7 +12,7 @@ from jax_mrissl.augment.policy import make_views
 from jax_mrissl.core.batch_axis import WHOLE_BATCH
 from jax_mrissl.data.pipeline import Rows, fetch
 from jax_mrissl.models import ENCODERS
-from jax_mrissl.train.step import in_chunks
+from jax_mrissl.train.step import _all_finite, in_chunks
 
 CHUNKS = 4
 
@@ -143,3 +143,11 @@ def test_a_gradient_keeps_less_in_memory(way):
 
     less = kept_bytes(remat=True) if way == 'remat' else kept_bytes(chunks=4)
     assert less < 0.5 * kept_bytes()
+
+
+def test_counters_are_no_reason_for_alarm():
+    """A square of 50,000 is more than an int32 holds."""
+    counters = {'step': jnp.int32(50_000), 'mean': jnp.ones(3)}
+    assert _all_finite(counters)
+    assert not _all_finite(counters | {'mean': jnp.array([1.0, jnp.nan])})
+    assert not _all_finite(counters | {'mean': jnp.array([1.0, jnp.inf])})
