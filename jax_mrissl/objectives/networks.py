@@ -80,7 +80,7 @@ def apart(together: jax.Array, views: int) -> tuple[jax.Array, ...]:
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Scales rows, [..., D], to length one; a row of zeros stays and has no gradient."""
+    """Scales rows, [..., D], to length one; rows of zeros stay and have no gradient."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     somewhere = square > 0
     length = jnp.sqrt(jnp.where(somewhere, square, 1.0))
