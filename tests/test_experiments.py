@@ -108,6 +108,9 @@ def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, tmp_path):
         pretrain__positives='subject',
         pretrain__chunks=2,
         pretrain__method__mask_same_group=True,
+        # The only images here of which a subject has several.
+        pretrain__data__split='labelled',
+        allow_overlap=True,
     )
     config = smoke_config(cohort, 'simclr_brain', **LINEAR)
     plain = read_experiment(config).chain[0].identity()
@@ -160,7 +163,6 @@ def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(
 
 def test_advice_and_gray_images_are_spoken_of(cohort, tmp_path, caplog):
     caplog.set_level('INFO')
-    changes = dict(pretrain__method__prototypes=64, pretrain__epochs=1)
-    run('swav_brain', cohort, tmp_path, **changes)
+    run('swav_brain', cohort, tmp_path, pretrain__method__prototypes=64)
     assert '64 prototypes are shared out over 32 images at a time' in caplog.text
     assert 'smoke is gray: saturation, hue, random grayscale would do' in caplog.text
