@@ -221,10 +221,10 @@ def test_loss_falls_on_few_images(name):
     state, source = parallel.replicate(state), parallel.replicate(resident_set())
     feed = parallel.place_feed(Rows(np.arange(16, dtype=np.int32), np.ones(16, 'f')))
     losses = []
-    for _ in range(40):
+    for _ in range(160):
         state, metrics = step(state, source, feed, jax.random.key(0))
         losses.append(float(metrics['loss']))
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]), losses
+    assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:5]), losses[::10]
 
 
 def test_row_ids_number_the_whole_batch():
