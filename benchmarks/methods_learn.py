@@ -33,7 +33,7 @@ from jax_mrissl.tasks.pretrain import (
     pretrain_identity,
     run_pretrain,
 )
-from jax_mrissl.tasks.programs import RowProgram
+from jax_mrissl.tasks.programs import RowProgram, embedding
 from jax_mrissl.tasks.watch import ProbeSet
 from jax_mrissl.train.checkpoint import Lineage
 from jax_mrissl.train.start import CHECKPOINTS, Start
@@ -119,12 +119,7 @@ def encoders(plan, common, start):
 def measure(plan, common, start, train, test, rows):
     """Gives, by encoder, whether each test image is told right, by probe and kNN."""
     encoder, states = encoders(plan, common, start)
-
-    def embed(params, model_state, images):
-        variables = {'params': params['encoder'], **model_state['encoder']}
-        return encoder.apply(variables, images, train=False)
-
-    program = RowProgram(embed, evaluation_policy(plan), 250)
+    program = RowProgram(embedding(encoder), evaluation_policy(plan), 250)
     fit, held = rows
     classes = int(train.labels.max()) + 1
     found = {}

@@ -154,6 +154,9 @@ def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(
     tuned = next(iter(workdir.glob('stages/finetune-*/fold-0/best')))
     with pytest.raises(UserError, match='trained on smoke, which they are to be tes'):
         run('imagenet', cohort, tmp_path, init_from=str(tuned))
+    export(tuned, tmp_path / 'tuned.safetensors')  # and its file tells as much
+    with pytest.raises(UserError, match='trained on smoke, which they are to be tes'):
+        run('imagenet', cohort, tmp_path, init_from=str(tmp_path / 'tuned.safetensors'))
     about = next(workdir.glob('stages/pretrain-*/stage.json'))
     shutil.copytree(about.parent, tmp_path / 'half')
     (tmp_path / 'half' / 'done.json').unlink()

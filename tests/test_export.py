@@ -18,8 +18,9 @@ from jax_mrissl.models import ENCODERS
 from jax_mrissl.models.torchvision import from_torchvision
 from jax_mrissl.tasks.embed import embed_dataset
 from jax_mrissl.tasks.export import export
-from jax_mrissl.tasks.trained import checkpoint_folder, read_trained
+from jax_mrissl.tasks.trained import read_trained
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
+from jax_mrissl.train.start import checkpoint_folder
 
 
 @pytest.fixture(scope='module')

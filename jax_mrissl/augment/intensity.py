@@ -6,6 +6,7 @@ Ops take one image, float32 [H, W, C] in [0, 1], C 1 or 3, and keep shape and ra
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -170,17 +171,47 @@ class GaussianNoise:
     probability: float = 0.3
 
     def __post_init__(self):
-        if not 0 <= self.sigma[0] <= self.sigma[1]:
-            raise ValueError(f'sigma is {self.sigma}; 0 <= lowest <= highest.')
+        check_noise(self.sigma)
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """Maps one image to the same shape."""
-        sigma_key, noise_key, apply_key = jax.random.split(key, 3)
-        low, high = self.sigma
-        sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
-        noisy = jnp.clip(add_gaussian_noise(noise_key, image, sigma), 0.0, 1.0)
-        apply = jax.random.bernoulli(apply_key, self.probability)
-        return jnp.where(apply, noisy, image)
+        return make_noisy(
+            add_gaussian_noise,
+            key,
+            image,
+            sigma=self.sigma,
+            probability=self.probability,
+        )
+
+
+def check_noise(sigma: tuple[float, float]) -> None:
+    """Raises ValueError unless `sigma` is a range of standard deviations."""
+    if not 0 <= sigma[0] <= sigma[1]:
+        raise ValueError(f'sigma is {sigma}; 0 <= lowest <= highest.')
+
+
+def make_noisy(
+    add: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    sigma: tuple[float, float],
+    probability: float,
+) -> jax.Array:
+    """Adds noise of a drawn strength now and then, clipped to [0, 1].
+
+    Args:
+        add: the noise, of (key, image, standard deviation).
+        key: of this draw.
+        image: float32 [H, W, C] in [0, 1].
+        sigma: lowest and highest standard deviation.
+        probability: that there is any.
+    """
+    sigma_key, noise_key, apply_key = jax.random.split(key, 3)
+    low, high = sigma
+    drawn = jax.random.uniform(sigma_key, minval=low, maxval=high)
+    noisy = jnp.clip(add(noise_key, image, drawn), 0.0, 1.0)
+    return jnp.where(jax.random.bernoulli(apply_key, probability), noisy, image)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jax_mrissl.augment.intensity import check_noise, make_noisy
+
 
 def bias_field(coefficients: jax.Array, height: int, width: int) -> jax.Array:
     """Gives a smooth field of positive factors: exp of a polynomial.
@@ -174,14 +176,14 @@ class RicianNoise:
     probability: float = 0.3
 
     def __post_init__(self):
-        if not 0 <= self.sigma[0] <= self.sigma[1]:
-            raise ValueError(f'sigma is {self.sigma}; 0 <= lowest <= highest.')
+        check_noise(self.sigma)
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """Maps one image to the same shape."""
-        sigma_key, noise_key, apply_key = jax.random.split(key, 3)
-        low, high = self.sigma
-        sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
-        noisy = jnp.clip(add_rician_noise(noise_key, image, sigma), 0.0, 1.0)
-        apply = jax.random.bernoulli(apply_key, self.probability)
-        return jnp.where(apply, noisy, image)
+        return make_noisy(
+            add_rician_noise,
+            key,
+            image,
+            sigma=self.sigma,
+            probability=self.probability,
+        )

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +12,6 @@ import pyarrow.parquet
 
 from jax_mrissl import __version__
 from jax_mrissl.augment import build_policy
-from jax_mrissl.augment.policy import Policy
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.progress import Progress
@@ -21,7 +19,7 @@ from jax_mrissl.data.catalog import advice
 from jax_mrissl.data.pipeline import resident
 from jax_mrissl.data.prepared import PreparedSet, open_prepared
 from jax_mrissl.models import ENCODERS
-from jax_mrissl.tasks.programs import RowProgram
+from jax_mrissl.tasks.programs import RowProgram, channels_of, embedding
 from jax_mrissl.tasks.trained import TrainedEncoder, open_trained
 from jax_mrissl.train.parallel import MeshParallel
 
@@ -133,38 +131,20 @@ def embed(trained: TrainedEncoder, prepared: PreparedSet) -> Iterator[np.ndarray
     """
     policy = build_policy(trained.view, where='the view')
     height, width, channels = prepared.image_shape
-    seen = _channels(policy, prepared)
+    seen = channels_of(policy, prepared.image_shape)
     if seen != trained.channels:
         raise UserError(
             f'The encoder takes images of {trained.channels} channel(s); those of '
             f'{prepared.name} have {seen}.'
         )
     module = build(ENCODERS, trained.section, where='encoder').module()
-
-    def network(params: Any, model_state: Any, images: jax.Array) -> jax.Array:
-        embedding: Any = module.apply(
-            {'params': params, **model_state}, images, train=False
-        )
-        return embedding
-
-    program = RowProgram(network, policy, _BATCH_SIZE)
+    program = RowProgram(embedding(module), policy, _BATCH_SIZE)
     parallel = MeshParallel(tuple(jax.devices()))
-    params = parallel.replicate(trained.params)
-    model_state = parallel.replicate(trained.model_state)
+    params = parallel.replicate({'encoder': trained.params})
+    model_state = parallel.replicate({'encoder': trained.model_state})
     # A colour image of 16 bits takes the most.
     block = max(_BATCH_SIZE, _BLOCK_BYTES // (2 * height * width * channels))
     for start in range(0, len(prepared), block):
         rows = np.arange(start, min(start + block, len(prepared)))
         source = parallel.replicate(resident(prepared.select(rows)))
         yield program(params, model_state, source, np.arange(len(rows)))
-
-
-def _channels(policy: Policy, prepared: PreparedSet) -> int:
-    views = jax.eval_shape(
-        policy,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, *prepared.image_shape), np.uint8),
-        jax.ShapeDtypeStruct((1, 4), np.int32),
-        jax.ShapeDtypeStruct((1,), np.int32),
-    )
-    return views.shape[-1]

@@ -9,7 +9,8 @@ from jax_mrissl import __version__
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import write_atomically
 from jax_mrissl.models.torchvision import to_torchvision
-from jax_mrissl.tasks.trained import checkpoint_folder, read_trained
+from jax_mrissl.tasks.trained import read_trained
+from jax_mrissl.train.start import checkpoint_folder
 from jax_mrissl.train.weights import encode_safetensors
 
 _IN_TORCHVISION = ('resnet18', 'resnet34', 'resnet50')

@@ -23,7 +23,7 @@ from jax_mrissl.metrics.linear import fit_linear_probe
 from jax_mrissl.objectives.classifier import Classifier
 from jax_mrissl.tasks.from_config import Common, FinetunePlan, Json
 from jax_mrissl.tasks.pretrain import device_in_words
-from jax_mrissl.tasks.programs import RowProgram, training_program
+from jax_mrissl.tasks.programs import RowProgram, embedding, training_program
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Rhythm, run_steps
 from jax_mrissl.train.parallel import choose_parallel
@@ -205,14 +205,7 @@ class Finetuner:
 
     @functools.cached_property
     def _features(self) -> RowProgram:
-        encoder = self._objective.encoder
-
-        def embed(params: Any, model_state: Any, images: jax.Array) -> jax.Array:
-            variables = {'params': params['encoder'], **model_state['encoder']}
-            embedding: Any = encoder.apply(variables, images, train=False)
-            return embedding
-
-        return self._row_program(embed)
+        return self._row_program(embedding(self._objective.encoder))
 
     def _row_program(self, network: Any) -> RowProgram:
         policy = self._plan.build_evaluation_policy()

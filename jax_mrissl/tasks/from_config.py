@@ -359,7 +359,7 @@ def _plan(kind: Any, section: Mapping[str, Any]) -> Any:
 def _policies(views: Json, size: int, where: str) -> tuple[Policy, ...]:
     """Makes policies, with `size` for the crops that name none.
 
-    A crop with a `size_fraction` gets that part of it, to the next multiple of 8.
+    A crop with a `size_fraction` gets that part of it, to the nearest multiple of 8.
     """
     policies = []
     for index, (first, *rest) in enumerate(views):

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from jax_mrissl.data.pipeline import Shard, choose_placement, open_input
 from jax_mrissl.data.prepared import PreparedSet, open_prepared
 from jax_mrissl.report.montage import montage
 from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
-from jax_mrissl.tasks.programs import training_program
+from jax_mrissl.tasks.programs import channels_of, training_program
 from jax_mrissl.tasks.watch import ProbeSet, Watch
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Rhythm, run_steps
@@ -104,7 +103,8 @@ def run_pretrain(
     optimizer = objective.optimize(declared.transform, schedule)
     run_key = jax.random.key(common.seed)
     init_key, step_key = jax.random.split(run_key)
-    shape = (plan.image_size, plan.image_size, _channels(objective, prepared))
+    channels = channels_of(objective.policies[0], prepared.image_shape)
+    shape = (plan.image_size, plan.image_size, channels)
     state = jax.jit(lambda key: initial_state(objective, optimizer, key, shape))(
         init_key
     )
@@ -208,16 +208,6 @@ def lay_out(
 def device_in_words() -> str:
     """Names the accelerator and how many of it there are."""
     return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
-
-
-def _channels(objective: Any, prepared: PreparedSet) -> int:
-    """Says how many channels the views have; a normalisation may widen gray ones."""
-    canvas = jax.ShapeDtypeStruct((1, *prepared.image_shape), np.uint8)
-    box = jax.ShapeDtypeStruct((1, 4), np.int32)
-    rows = jax.ShapeDtypeStruct((1,), np.int32)
-    policy = objective.policies[0]
-    views = jax.eval_shape(policy, jax.random.key(0), canvas, box, rows)
-    return views.shape[-1]
 
 
 def evaluation_policy(plan: PretrainPlan) -> Policy:

@@ -39,6 +39,38 @@ def training_program(
     return parallel.compile(step)
 
 
+def embedding(encoder: Any) -> Callable[[Any, Any, jax.Array], jax.Array]:
+    """Gives the network `(params, model_state, images) -> embeddings`, in inference.
+
+    Args:
+        encoder: maps [B, H, W, C] to [B, F]; its trees are the subtrees `encoder`.
+    """
+
+    def embed(params: Any, model_state: Any, images: jax.Array) -> jax.Array:
+        variables = {'params': params['encoder'], **model_state['encoder']}
+        found: jax.Array = encoder.apply(variables, images, train=False)
+        return found
+
+    return embed
+
+
+def channels_of(policy: Policy, image_shape: tuple[int, int, int]) -> int:
+    """Says how many channels a view has; a normalisation may widen gray images.
+
+    Args:
+        policy: of the view.
+        image_shape: of the stored canvas, [H, W, C].
+    """
+    views = jax.eval_shape(
+        policy,
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, *image_shape), np.uint8),
+        jax.ShapeDtypeStruct((1, 4), np.int32),
+        jax.ShapeDtypeStruct((1,), np.int32),
+    )
+    return views.shape[-1]
+
+
 class RowProgram:
     """A network over chosen rows of a resident set, in inference mode.
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from jax_mrissl.core.run_dir import read_json
 from jax_mrissl.models import ENCODERS
 from jax_mrissl.tasks.from_config import Json
 from jax_mrissl.train.checkpoint import read_encoder, read_lineage
-from jax_mrissl.train.start import CHECKPOINTS
-from jax_mrissl.train.weights import file_digest, read_encoder_file, read_metadata
+from jax_mrissl.train.start import checkpoint_folder
+from jax_mrissl.train.weights import file_digest, read_encoder_file, read_told
 
 # Of an encoder's images, where no normalisation tells how many channels they have.
 _CHANNELS = (3, 1)
@@ -77,7 +76,7 @@ def open_trained(
         UserError: nothing is there, or it is not what it should be.
     """
     if given.is_file():
-        told = _told(read_metadata(given), given)
+        told = read_told(given)
         section = {'name': encoder} if encoder else told.get('encoder')
         lineage = {
             'file': given.name,
@@ -102,43 +101,6 @@ def open_trained(
     if image_size:
         return dataclasses.replace(trained, image_size=image_size)
     return trained
-
-
-def checkpoint_folder(given: Path) -> Path:
-    """Finds the folder of checkpoints that a user names.
-
-    Args:
-        given: itself, or the folder of a pretraining stage.
-
-    Raises:
-        UserError: it holds none, or several; they are named.
-    """
-    if not given.is_dir():
-        raise UserError(
-            f'There is no folder {given}. Give a stage (runs/NAME/stages/pretrain-...) '
-            'or a folder of checkpoints (.../finetune-.../fold-0/best).'
-        )
-    for folder in (given / CHECKPOINTS, given):
-        if next(folder.glob('[0-9]*/lineage'), None):
-            return folder
-    depths = ('*/' * depth + '[0-9]*/lineage' for depth in range(1, 5))
-    found = {path.parents[1] for depth in depths for path in given.glob(depth)}
-    inside = sorted(
-        str(folder.parent if folder.name == CHECKPOINTS else folder) for folder in found
-    )
-    if not inside:
-        why = (
-            'A linear probe trains no encoder: take the pretraining stage.'
-            if next(given.glob('fold-*'), None)
-            else 'Has its stage been run?'
-        )
-        raise UserError(f'No whole checkpoint in {given}. {why}')
-    more = f'\n  and {len(inside) - 8} more' if len(inside) > 8 else ''
-    raise UserError(
-        f'{given} holds several stages or folds. Choose one, --checkpoint=DIR, of:\n  '
-        + '\n  '.join(inside[:8])
-        + more
-    )
 
 
 def read_trained(folder: Path) -> TrainedEncoder:
@@ -219,17 +181,6 @@ def expected_encoder(section: Json, channels: int) -> dict[str, Any]:
         'params': variables['params'],
         'model_state': {'batch_stats': variables['batch_stats']},
     }
-
-
-def _told(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    """Reads what `jax_mrissl.export` wrote of an encoder; nothing of other files."""
-    if not metadata.get('written_by', '').startswith('jax_mrissl '):
-        return {}
-    known = ('encoder', 'image_size', 'lineage', 'mean', 'std')
-    try:
-        return {key: json.loads(metadata[key]) for key in known if key in metadata}
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path}: its metadata cannot be read ({error}).') from error
 
 
 def _stage_params(folder: Path) -> Json:

@@ -7,7 +7,7 @@ from typing import Any
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.train.checkpoint import newest_step, read_encoder, read_lineage
 from jax_mrissl.train.state import TrainState
-from jax_mrissl.train.weights import file_digest, read_encoder_file
+from jax_mrissl.train.weights import file_digest, read_encoder_file, read_told
 
 CHECKPOINTS = 'checkpoints'
 
@@ -67,7 +67,7 @@ def find_start(given: str) -> Start:
     """
     path = Path(given).expanduser()
     if path.is_dir():
-        folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
+        folder = checkpoint_folder(path)
         lineage, step = read_lineage(folder), newest_step(folder)
         stage = next((p for p in folder.parents if (p / 'stage.json').exists()), None)
         if stage and not (stage / 'done.json').exists():
@@ -85,4 +85,48 @@ def find_start(given: str) -> Start:
             'https://download.pytorch.org/models/resnet18-f37072fd.pth.'
         )
     address = f'sha256:{file_digest(path)}'
-    return Start(path, address, {'file': path.name, 'address': address}, is_file=True)
+    # A file that `export` wrote tells of the run that it came from.
+    told = read_told(path).get('lineage')
+    lineage = {
+        'file': path.name,
+        'address': address,
+        'parents': [told] if told else [],
+    }
+    return Start(path, address, lineage, is_file=True)
+
+
+def checkpoint_folder(given: Path) -> Path:
+    """Finds the folder of checkpoints that a user names.
+
+    Args:
+        given: itself, or the folder of a pretraining stage.
+
+    Raises:
+        UserError: it holds none, or several; they are named.
+    """
+    if not given.is_dir():
+        raise UserError(
+            f'There is no folder {given}. Give a stage (runs/NAME/stages/pretrain-...) '
+            'or a folder of checkpoints (.../finetune-.../fold-0/best).'
+        )
+    for folder in (given / CHECKPOINTS, given):
+        if next(folder.glob('[0-9]*/lineage'), None):
+            return folder
+    depths = ('*/' * depth + '[0-9]*/lineage' for depth in range(1, 5))
+    found = {path.parents[1] for depth in depths for path in given.glob(depth)}
+    inside = sorted(
+        str(folder.parent if folder.name == CHECKPOINTS else folder) for folder in found
+    )
+    if not inside:
+        why = (
+            'A linear probe trains no encoder: take the pretraining stage.'
+            if next(given.glob('fold-*'), None)
+            else 'Has its stage been run?'
+        )
+        raise UserError(f'No whole checkpoint in {given}. {why}')
+    more = f'\n  and {len(inside) - 8} more' if len(inside) > 8 else ''
+    raise UserError(
+        f'{given} holds several stages or folds. Choose one of:\n  '
+        + '\n  '.join(inside[:8])
+        + more
+    )

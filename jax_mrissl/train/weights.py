@@ -100,6 +100,22 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
 
 
+def read_told(path: Path) -> dict[str, Any]:
+    """Reads what `jax_mrissl.export` wrote of an encoder; {} of other files.
+
+    Raises:
+        UserError: it is not the JSON that it should be.
+    """
+    metadata = read_metadata(path)
+    if not metadata.get('written_by', '').startswith('jax_mrissl '):
+        return {}
+    known = ('encoder', 'image_size', 'lineage', 'mean', 'std')
+    try:
+        return {key: json.loads(metadata[key]) for key in known if key in metadata}
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path}: its metadata cannot be read ({error}).') from error
+
+
 def encode_safetensors(
     tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> bytes:
