@@ -1,12 +1,18 @@
 """Sets up JAX for the tests before anything imports it, and a small cohort."""
 
 import os
+import tempfile
 
 # Before JAX starts: four CPU devices, so that one machine tests many.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', '4')
 # Programs run once, on a few pixels: XLA's optimisations would take most of the time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# What one test has compiled no other compiles again, nor the processes that it starts.
+_cache = tempfile.TemporaryDirectory(prefix='jax_mrissl-compiled-')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache.name)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import jax
 import numpy as np
