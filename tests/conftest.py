@@ -1,7 +1,9 @@
 """Sets up JAX for the tests before anything imports it, and a small cohort."""
 
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 # Before JAX starts: four CPU devices, so that one machine tests many.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -9,8 +11,9 @@ os.environ.setdefault('JAX_NUM_CPU_DEVICES', '4')
 # Programs run once, on a few pixels: XLA's optimisations would take most of the time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 # What one test has compiled no other compiles again, nor the processes that it starts.
-_cache = tempfile.TemporaryDirectory(prefix='jax_mrissl-compiled-')
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache.name)
+os.environ.setdefault(
+    'JAX_COMPILATION_CACHE_DIR', tempfile.mkdtemp(prefix='jax_mrissl-compiled-')
+)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
@@ -19,6 +22,13 @@ import numpy as np
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_sessionfinish():
+    compiled = Path(jax.config.jax_compilation_cache_dir)
+    if compiled.name.startswith('jax_mrissl-compiled-'):
+        shutil.rmtree(compiled, ignore_errors=True)
+
 
 CLASSES = ('NonDemented', 'VeryMildDemented', 'MildDemented', 'ModerateDemented')
 
