@@ -24,6 +24,9 @@ LAYERS = {
 # Who alone may import what.
 THIRD_PARTY = {
     'pydicom': {'readers'},
+    'tifffile': {'readers'},
+    'imagecodecs': {'readers'},
+    'nibabel': {'readers'},
     'PIL': {'readers', 'report'},
     'tensorflow_datasets': {'data'},
     'array_record': {'data'},

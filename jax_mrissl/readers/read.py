@@ -4,19 +4,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jax_mrissl.core.errors import UnreadableFile
-from jax_mrissl.readers import dicom, image
+from jax_mrissl.readers import dicom, image, nifti, tiff
 from jax_mrissl.readers.slice import Reader, Slice
 
-KINDS: dict[str, Reader] = {'JPEG': image.read, 'PNG': image.read, 'DICOM': dicom.read}
+KINDS: dict[str, Reader] = {
+    'JPEG': image.read,
+    'PNG': image.read,
+    'TIFF': tiff.read,
+    'DICOM': dicom.read,
+    'NIfTI': nifti.read,
+}
+
+# Little and big endian, with offsets of 32 and of 64 bits.
+_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 
 # What is met in folders of images and cannot be read, by how it begins.
 _REFUSED = (
-    (b'II*\0', 'unsupported format: TIFF'),
-    (b'MM\0*', 'unsupported format: TIFF'),
     (b'GIF8', 'unsupported format: GIF'),
     (b'BM', 'unsupported format: BMP'),
-    (b'\x5c\x01\0\0', 'unsupported format: NIfTI or Analyze'),
-    (b'\0\0\x01\x5c', 'unsupported format: NIfTI or Analyze'),
     (b'PK\x03\x04', 'an archive: unpack it first'),
     (b'\x1f\x8b', 'an archive: unpack it first'),
     (b'version https://git-lfs', 'a Git LFS pointer instead of the file'),
@@ -47,16 +52,26 @@ def _kind(path: Path) -> str:
     if not path.is_file():  # a pipe or a device would block for ever
         raise UnreadableFile(path, 'not a file')
     with open(path, 'rb') as file:
-        start = file.read(132)
+        start = file.read(nifti.START)
     if not start:
         raise UnreadableFile(path, 'empty file')
     if start.startswith(b'\xff\xd8\xff'):
         return 'JPEG'
     if start.startswith(b'\x89PNG\r\n\x1a\n'):
         return 'PNG'
-    # Without its preamble a DICOM file begins with an element of group 2 or 8.
-    if start[128:] == b'DICM' or _begins_with_element(start):
+    # Before TIFF: a DICOM file's preamble may make it a TIFF file as well.
+    if start[128:132] == b'DICM':
         return 'DICOM'
+    if start.startswith(_TIFF):
+        return 'TIFF'
+    if nifti.header_of(path):
+        raise UnreadableFile(path, nifti.PAIR)
+    # Without its preamble a DICOM file begins with an element of group 2 or 8.
+    if _begins_with_element(start):
+        return 'DICOM'
+    packed = start.startswith(b'\x1f\x8b')
+    if nifti.kind(nifti.inflated_start(path) if packed else start):
+        return 'NIfTI'
     for magic, reason in _REFUSED:
         if start.startswith(magic):
             raise UnreadableFile(path, reason)

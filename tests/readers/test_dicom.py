@@ -210,6 +210,14 @@ def test_without_preamble(tmp_path):
     np.testing.assert_array_equal(found.pixels, STORED)
 
 
+def test_preamble_may_claim_to_be_tiff(tmp_path):
+    path = tmp_path / 'a.dcm'
+    dataset().save_as(path, enforce_file_format=True)
+    path.write_bytes(b'II*\0' + path.read_bytes()[4:])
+    (found,) = read(path)
+    np.testing.assert_array_equal(found.pixels, STORED)
+
+
 def reason_of(tmp_path, ds):
     with pytest.raises(UnreadableFile) as error:
         slices(tmp_path, ds)

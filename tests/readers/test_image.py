@@ -107,7 +107,8 @@ BAD_FILES = {
     'truncated': jpeg()[:1500],
     'damaged': b'\xff\xd8\xff' + bytes(range(256)),
     'image too large': png_that_claims(30000, 30000),
-    'unsupported format: TIFF': b'II*\0' + bytes(200),
+    'unsupported format: BMP': b'BM' + bytes(200),
+    'an archive: unpack it first': b'PK\x03\x04' + bytes(200),
     'a web page instead of the file': b'<!DOCTYPE html><html>Log in</html>',
     'a Git LFS pointer instead of the file': b'version https://git-lfs.github.com/spec',
 }
