@@ -5,7 +5,7 @@ import hmac
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,9 @@ from jax_mrissl.readers.image import luma
 from jax_mrissl.readers.read import read
 
 DUPLICATE = 'pixels repeat another file'
+LOCALIZER = 'localizer (scout, topogram)'
+# Hounsfield units reach below this wherever there is air; no other unit does.
+_AIR = -500.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Item:
         split, label, target, position, site: as stored.
         subject: who is on it, as the raw files say it: private.
         group: the keyed hash of that.
-        low, high: the values that become 0 and 255; NaN: it is a picture.
+        windows: the values that become 0 and 255; (): it is a picture.
     """
 
     file_id: str
@@ -58,8 +61,7 @@ class Item:
     site: str = ''
     subject: str = ''
     group: str = ''
-    low: float = math.nan
-    high: float = math.nan
+    windows: tuple[tuple[float, float], ...] = ()
 
     def row(self, raw: RawFile) -> Row:
         """Gives what is needed to write its record."""
@@ -67,8 +69,7 @@ class Item:
         return Row(
             file=str(raw.file.resolve()),
             frame=self.facts.frame,
-            low=self.low,
-            high=self.high,
+            windows=self.windows,
             label=self.label,
             target=self.target,
             group=self.group,
@@ -85,7 +86,8 @@ class Plan:
     """What becomes of every image.
 
     Attributes:
-        items: all, ordered by `file_id`.
+        items: all, ordered by the `file_id` of each file's first image: images of
+            one file lie together, so that it is read once.
         channels: of all stored images.
         turned_gray: colour images that are stored gray.
         subjects_by: how subjects were found, a sentence for the card.
@@ -145,15 +147,26 @@ def make_plan(
     coloured = sum(facts.colour > 0 for facts in kept)
     channels = spec.channels
     if channels == 'as found':
-        channels = 3 if coloured else 1
+        several = any(len(item.windows) > 1 for item in items)
+        channels = 3 if coloured or several else 1
     grouped = []
     for item in items:
-        # Without a subject, an image stands for itself.
+        # Without a subject, an image stands for itself, and a volume for its slices.
         who = item.subject or (item.facts and f'image {item.facts.pixel_sha256}') or ''
+        if not item.subject and len(facts[item.file].slices) > 1:
+            who = f'file {hashes[item.file]}'
         group = '' if item.reason else keyed_hash(key, 'subject', who)
         grouped.append(dataclasses.replace(item, group=group))
+    first: dict[int, str] = {}
+    for item in grouped:
+        first.setdefault(item.file, item.file_id)
+    frames = [item.facts.frame if item.facts else 0 for item in grouped]
+    order = sorted(
+        range(len(grouped)),
+        key=lambda i: (first[grouped[i].file], grouped[i].file, frames[i]),
+    )
     return Plan(
-        items=tuple(sorted(grouped, key=lambda item: (item.file_id, item.file))),
+        items=tuple(grouped[i] for i in order),
         channels=channels,
         turned_gray=coloured if channels == 1 else 0,
         subjects_by=subjects_by,
@@ -176,6 +189,7 @@ def _described(
 ) -> list[Item]:
     """Gives the images of all files with what path and table say of each."""
     twins: Counter[str] = Counter()
+    images = {(raw.source, _without_suffix(raw.path)) for raw in files}
     items = []
     for number, (raw, sha256, found) in enumerate(
         zip(files, hashes, facts, strict=True)
@@ -184,13 +198,14 @@ def _described(
         identity = f'{sha256} {twins[sha256]}'
         told = table.rows.get(number) if table else None
         label = spec.label_of(raw.path)
-        if not found.slices:
+        is_mask = (raw.source, _mask_of(spec, raw.path)) in images
+        if not found.slices or is_mask:
             items.append(
                 Item(
                     file_id=keyed_hash(key, 'file', identity),
                     file=number,
                     facts=None,
-                    reason=found.reason,
+                    reason='mask of another image' if is_mask else found.reason,
                     detail=found.detail,
                     split=spec.split_of(raw.path),
                     label=label,
@@ -211,7 +226,7 @@ def _described(
                     file_id=keyed_hash(key, 'file', f'{identity} {image.frame}'),
                     file=number,
                     facts=image,
-                    reason='blank image' if image.blank else '',
+                    reason=_unfit(spec, image),
                     split=spec.split_of(raw.path),
                     label=label,
                     target=target,
@@ -222,6 +237,20 @@ def _described(
                 )
             )
     return items
+
+
+def _mask_of(spec: DatasetSpec, path: str) -> str | None:
+    return spec.masks.find(path) if spec.masks else None
+
+
+def _without_suffix(path: str) -> str:
+    return str(PurePosixPath(path.removesuffix('.gz')).with_suffix(''))
+
+
+def _unfit(spec: DatasetSpec, image: SliceFacts) -> str:
+    if image.blank:
+        return 'blank image'
+    return LOCALIZER if image.localizer and spec.skip_localizers else ''
 
 
 def _drop_duplicates(items: list[Item], files: Sequence[RawFile]) -> list[Item]:
@@ -392,12 +421,24 @@ def _with_limits(
     result = []
     for item in items:
         if item.facts and not item.facts.picture and not item.reason:
-            low, high = limits[series(item)]
-            if item.facts.window and item.facts.modality in spec.intensity.windowed:
-                low, high = item.facts.window
-            if not low < high:
-                item = dataclasses.replace(item, reason='blank image')
+            low, high = (float(v) for v in limits[series(item)])
+            lowest = min(float(q[0]) for q in pooled[series(item)])
+            windows = _windows(spec, item.facts, (low, high), lowest)
+            if all(first < last for first, last in windows):
+                item = dataclasses.replace(item, windows=windows)
             else:
-                item = dataclasses.replace(item, low=float(low), high=float(high))
+                item = dataclasses.replace(item, reason='blank image')
         result.append(item)
     return result
+
+
+def _windows(
+    spec: DatasetSpec, facts: SliceFacts, limits: tuple[float, float], lowest: float
+) -> tuple[tuple[float, float], ...]:
+    """Gives the values of a scan that become 0 and 255, one pair or three."""
+    if facts.window and facts.modality in spec.intensity.windowed:
+        return (facts.window,)
+    untold_ct = not facts.modality and spec.modality == 'CT' and lowest < _AIR
+    if facts.modality == 'CT' or untold_ct:
+        return spec.intensity.hounsfield_windows()
+    return (limits,)

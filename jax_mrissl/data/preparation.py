@@ -376,7 +376,14 @@ def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
 
 
 def _declared(spec: DatasetSpec) -> dict[str, Any]:
-    """Gives what decides about records; words about the source do not."""
+    """Gives what decides about records; words about the source do not.
+
+    What is left at its default is not told: a declaration does not change when
+    declarations learn something new.
+    """
     words = {'title', 'source', 'terms', 'layout', 'name', 'version'}
-    fields = {f.name: repr(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
-    return {name: value for name, value in fields.items() if name not in words}
+    return {
+        f.name: repr(getattr(spec, f.name))
+        for f in dataclasses.fields(spec)
+        if f.name not in words and getattr(spec, f.name) != f.default
+    }

@@ -133,6 +133,7 @@ def _write_private(folder: Path, content: Content) -> None:
         'position': [item.position for item in items],
         'label': [item.label for item in items],
         'kept': [not item.reason for item in items],
+        'window': [' '.join(f'{v:g}' for w in i.windows for v in w) for i in items],
         'reason': [item.reason for item in items],
         'detail': [item.detail for item in items],
     }

@@ -6,7 +6,6 @@ import errno
 import functools
 import hashlib
 import io
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,15 +33,15 @@ class Row:
     Attributes:
         file: the raw file.
         frame: which image of it.
-        low, high: the values that become 0 and 255; NaN: it is a picture.
+        windows: the values that become 0 and 255, for all channels or for each; ():
+            it is a picture.
         label, target, group, position, site, source, file_id, pixel_sha256: the
             features of these names.
     """
 
     file: str
     frame: int
-    low: float
-    high: float
+    windows: Sequence[Sequence[float]]
     label: int
     target: float
     group: str
@@ -90,7 +89,11 @@ class Placed:
 
 
 def place(
-    image: Slice, *, low: float, high: float, canvas: int, channels: int
+    image: Slice,
+    *,
+    windows: Sequence[Sequence[float]],
+    canvas: int,
+    channels: int,
 ) -> Placed:
     """Scales an image to its canvas: longer side to longer side, centred on black.
 
@@ -98,17 +101,12 @@ def place(
 
     Args:
         image: as read.
-        low: the value that becomes 0; NaN for a picture, which stays as it is.
-        high: the value that becomes 255.
+        windows: the values that become 0 and 255, one pair for all channels or one
+            for each; () for a picture, which stays as it is.
         canvas: height and width of the canvas.
         channels: 1 or 3; colour becomes gray by ITU-R 601.
     """
     pixels = image.pixels
-    if not math.isnan(low):
-        scaled = (pixels.astype(np.float32) - np.float32(low)) * np.float32(
-            255 / (high - low)
-        )
-        pixels = np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
     if pixels.ndim == 3 and channels == 1:
         pixels = image_reader.luma(pixels)
     row_mm, column_mm = image.spacing_mm
@@ -118,9 +116,10 @@ def place(
     height, width = (
         max(1, round(float(side) * canvas / float(extent.max()))) for side in extent
     )
-    resized = image_reader.resize(pixels, height, width)
-    if resized.ndim == 2:
-        resized = np.repeat(resized[:, :, None], channels, axis=2)
+    layers = [_windowed(pixels, *ends) for ends in windows] or [pixels]
+    resized = np.dstack([image_reader.resize(one, height, width) for one in layers])
+    if resized.shape[2] == 1:
+        resized = np.repeat(resized, channels, axis=2)
     top, left = (canvas - height) // 2, (canvas - width) // 2
     whole = np.zeros((canvas, canvas, channels), np.uint8)
     whole[top : top + height, left : left + width] = resized
@@ -132,6 +131,13 @@ def place(
             column_mm * pixels.shape[1] / width,
         ),
     )
+
+
+def _windowed(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Maps low and high to 0 and 255, float32 [H, W]; NaN becomes 0."""
+    scale = np.float32(255 / (high - low))
+    scaled = (pixels.astype(np.float32) - np.float32(low)) * scale
+    return np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
 
 
 def shard_name(name: str, split: str, index: int, count: int) -> str:
@@ -256,7 +262,7 @@ def _record(row: Row, canvas: int, channels: int) -> tuple[Placed, bytes]:
         raise UserError(
             f'The raw file {row.file} changed while it was being prepared. Start again.'
         )
-    placed = place(image, low=row.low, high=row.high, canvas=canvas, channels=channels)
+    placed = place(image, windows=row.windows, canvas=canvas, channels=channels)
     example = {
         'image': io.BytesIO(image_reader.encode_png(placed.pixels)),
         'box': np.array(placed.box, np.int32),

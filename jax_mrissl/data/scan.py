@@ -32,7 +32,7 @@ class SliceFacts:
         blank: all its pixels are equal.
         quantiles: of a scan's values, float32 [512] in its unit; of a picture, [0].
         window: as in `Slice`, or None.
-        position, modality, series, subject: as in `Slice`.
+        position, modality, series, subject, localizer: as in `Slice`.
     """
 
     frame: int
@@ -48,6 +48,7 @@ class SliceFacts:
     modality: str
     series: str
     subject: str
+    localizer: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,4 +124,5 @@ def _facts(image: Slice) -> dict[str, Any]:
         'modality': image.modality,
         'series': image.series,
         'subject': image.subject,
+        'localizer': image.localizer,
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Literal
 
-from jax_mrissl.core.errors import UserError
+from jax_mrissl.core.errors import UserError, expect_known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,15 @@ class NeighbouringSlices:
 SubjectRule = PathPattern | FolderLevel | HeaderSubject | EachImage | NeighbouringSlices
 
 
+# Centre and width in Hounsfield units, as radiologists set them.
+WINDOWS = {
+    'lung': (-600.0, 1500.0),
+    'soft': (40.0, 400.0),
+    'bone': (480.0, 2500.0),
+    'brain': (40.0, 80.0),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Intensity:
     """How a scan's values become 8 bits; pictures of 8 bits stay as they are.
@@ -86,10 +95,27 @@ class Intensity:
     Attributes:
         percentiles: of the whole series, which become 0 and 255.
         windowed: modalities that use the file's own window where it has one.
+        hounsfield: of CT, the names of windows in `WINDOWS`: one, or three that
+            become the channels of the image.
     """
 
     percentiles: tuple[float, float] = (0.5, 99.5)
     windowed: tuple[str, ...] = ()
+    hounsfield: tuple[str, ...] = ('soft',)
+
+    def __post_init__(self) -> None:
+        for name in self.hounsfield:
+            expect_known(name, WINDOWS, 'window of CT')
+        if len(self.hounsfield) not in (1, 3):
+            raise UserError(
+                f'{len(self.hounsfield)} windows of CT: one is needed, or three that '
+                'become the channels of the image.'
+            )
+
+    def hounsfield_windows(self) -> tuple[tuple[float, float], ...]:
+        """Gives the lower and upper ends of the windows of CT."""
+        pairs = (WINDOWS[name] for name in self.hounsfield)
+        return tuple((c - width / 2, c + width / 2) for c, width in pairs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +139,11 @@ class DatasetSpec:
         position: how a picture's place within its series is found; None: it is not.
         channels: of all stored images; 'as found': 1 if every image is gray, else 3.
         intensity: how scans become 8 bits.
+        modality: of volumes in formats that do not tell it; '': unknown. 'CT' is
+            believed where values below -500 occur: air, in Hounsfield units.
+        masks: files that are the mask of an image; the bracket is the path of that
+            image without its suffix. None: there are none.
+        skip_localizers: scouts, topograms and localizers are not kept.
         simulated: no patient was ever in a scanner for this.
     """
 
@@ -132,11 +163,16 @@ class DatasetSpec:
     position: PathPattern | None = None
     channels: Literal[1, 3, 'as found'] = 'as found'
     intensity: Intensity = Intensity()
+    modality: str = ''
+    masks: PathPattern | None = None
+    skip_localizers: bool = False
     simulated: bool = False
 
     def __post_init__(self) -> None:
         if self.targets and len(self.targets) != len(self.classes):
             raise UserError(f'{self.name}: {len(self.classes)} classes need a target.')
+        if self.channels == 1 and len(self.intensity.hounsfield) > 1:
+            raise UserError(f'{self.name} has one channel: name one window of CT.')
 
     def label_of(self, path: str) -> int:
         """Gives the class of the deepest folder that is named like one, else -1."""

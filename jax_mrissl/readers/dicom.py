@@ -1,6 +1,7 @@
 """DICOM: stored values to the scan's own unit, and what the header says of them."""
 
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -13,13 +14,19 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from jax_mrissl.core.errors import UnreadableFile
+from jax_mrissl.readers import codecs
 from jax_mrissl.readers.image import gray_if_equal
 from jax_mrissl.readers.slice import UNKNOWN, Slice
+
+codecs.register()
 
 # No detector has more; a header that claims more is damaged or a trap.
 _MAX_FRAME_PIXELS = 1 << 27
 # A deflated file is at most 1,032 times as large when inflated; no series is larger.
 _MAX_INFLATED_BYTES = 1 << 31
+# How makers call an overview image, in the value of ImageType that tells the kind, or
+# in a name.
+_LOCALIZER = re.compile(r'locali[sz]er|topogram|scout|scanogram|surview', re.I)
 
 
 def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
@@ -96,7 +103,11 @@ def _slice(path: Path, header: pydicom.Dataset, index: int, count: int) -> Slice
         stored = pixel_array(header, index=index)
     except (RuntimeError, NotImplementedError, AttributeError, KeyError) as error:
         known = header.file_meta.TransferSyntaxUID.is_transfer_syntax
-        lacking = 'plugin' in str(error) or 'decoder' in str(error) or not known
+        words = str(error)
+        # Plug-ins that tried and failed are another matter than plug-ins that lack.
+        tried = 'exceptions were raised' in words
+        lacking = not tried and ('plugin' in words or 'decoder' in words)
+        lacking = lacking or not known
         reason = 'unsupported compression' if lacking else 'damaged'
         raise UnreadableFile(path, reason, str(error)) from error
     except Exception as error:  # each codec has errors of its own
@@ -112,6 +123,7 @@ def _slice(path: Path, header: pydicom.Dataset, index: int, count: int) -> Slice
         window=window,
         modality=str(header.get('Modality') or ''),
         series=str(header.get('SeriesInstanceUID') or ''),
+        localizer=_is_localizer(header),
         subject=str(
             header.get('PatientID')
             or header.get('PatientName')
@@ -119,6 +131,13 @@ def _slice(path: Path, header: pydicom.Dataset, index: int, count: int) -> Slice
             or ''
         ).strip(),
     )
+
+
+def _is_localizer(header: pydicom.Dataset) -> bool:
+    kinds = _texts(header, 'ImageType')
+    if len(kinds) < 3:  # the third value would tell
+        kinds = [*kinds, *_texts(header, 'SeriesDescription')]
+    return any(_LOCALIZER.search(kind) for kind in kinds)
 
 
 def _in_units(
@@ -188,12 +207,31 @@ def _padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def _window(header: pydicom.Dataset, index: int) -> tuple[float, float] | None:
-    """Gives the ends of the first window; those of width 0 are placeholders."""
+    """Gives the ends of the first window; those of width 0 are placeholders.
+
+    Of a file that has a table instead (VOI LUT), the range in which the table rises.
+    """
     centre = _number(header, 'WindowCenter', UNKNOWN, index)
     width = _number(header, 'WindowWidth', UNKNOWN, index)
-    if not width > 0 or np.isnan(centre):
+    if width > 0 and not np.isnan(centre):
+        return centre - width / 2, centre + width / 2
+    tables = header.get('VOILUTSequence') or []
+    if not tables:
         return None
-    return centre - width / 2, centre + width / 2
+    try:
+        _, first, _ = (int(v) for v in tables[0].LUTDescriptor)
+        data = tables[0].LUTData
+        table = np.frombuffer(data, '<u2') if isinstance(data, bytes) else data
+        heights = np.asarray(table, float)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    lowest, highest = float(heights.min()), float(heights.max())
+    margin = (highest - lowest) / 100
+    rising = (heights > lowest + margin) & (heights < highest - margin)
+    inside = np.flatnonzero(rising)
+    if not len(inside):
+        return None
+    return float(first + inside[0]), float(first + inside[-1] + 1)
 
 
 def _spacing_mm(header: pydicom.Dataset, index: int) -> tuple[float, float]:

@@ -80,7 +80,9 @@ def _kind(path: Path) -> str:
 
 def _begins_with_element(start: bytes) -> bool:
     group, element = start[:2], start[2:4]
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    if group == b'\0\x08' and element[:1] == b'\0':
+        return explicit  # big endian always tells the kinds of its values
     if group not in (b'\x02\0', b'\x08\0') or len(start) < 8:
         return False
-    explicit = start[4:6].isalpha() and start[4:6].isupper()
     return element[1:] == b'\0' and (explicit or start[6:8] == b'\0\0')

@@ -26,6 +26,7 @@ class Slice:
             the unit of `pixels`, or None.
         modality: 'MR', 'CT', ... as DICOM has it; '' for a picture.
         series: identity of the series; '' for a picture.
+        localizer: it only shows where the slices of a scan are: scout, topogram.
         subject: identity of the patient; '' where the file does not say it.
     """
 
@@ -37,6 +38,7 @@ class Slice:
     modality: str = ''
     series: str = ''
     subject: str = ''
+    localizer: bool = False
 
 
 # Yields the slices of a file, or only one frame of it where a frame is given.

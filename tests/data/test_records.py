@@ -496,8 +496,7 @@ def test_colour_becomes_gray_where_the_set_is_gray(tmp_path):
 def test_place_centres_and_keeps_the_aspect():
     placed = place(
         Slice(pixels=np.full((10, 40), 200, np.uint8)),
-        low=math.nan,
-        high=math.nan,
+        windows=(),
         canvas=20,
         channels=1,
     )
@@ -507,9 +506,18 @@ def test_place_centres_and_keeps_the_aspect():
     np.testing.assert_array_equal(placed.pixels[:, :, 0], np.where(inside, 200, 0))
 
 
+def test_place_makes_a_channel_of_each_window():
+    values = np.array([[0, 50], [100, 200]], np.float32)
+    windows = [(0, 100), (100, 200), (0, 200)]
+    placed = place(Slice(pixels=values), windows=windows, canvas=2, channels=3)
+    np.testing.assert_array_equal(placed.pixels[..., 0], [[0, 128], [255, 255]])
+    np.testing.assert_array_equal(placed.pixels[..., 1], [[0, 0], [0, 255]])
+    np.testing.assert_array_equal(placed.pixels[..., 2], [[0, 64], [128, 255]])
+
+
 def test_place_maps_the_range_and_nan_to_black():
     values = np.array([[-10, 0], [50, np.nan]], np.float32)
-    placed = place(Slice(pixels=values), low=0, high=100, canvas=2, channels=1)
+    placed = place(Slice(pixels=values), windows=[(0, 100)], canvas=2, channels=1)
     np.testing.assert_array_equal(placed.pixels[:, :, 0], [[0, 0], [128, 0]])
 
 
