@@ -46,6 +46,11 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
         raise UnreadableFile(path, 'image too large', 'out of memory') from error
     except Exception as error:  # a damaged file may break a decoder in any way
         raise UnreadableFile(path, 'damaged', repr(error)) from error
+    except BaseException as error:
+        # A decoder written in Rust panics, which Python does not count as an Exception.
+        if type(error).__name__ != 'PanicException':
+            raise
+        raise UnreadableFile(path, 'damaged', repr(error)) from error
 
 
 def _kind(path: Path) -> str:
