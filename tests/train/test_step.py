@@ -27,7 +27,8 @@ def put_back(parts):
 
 
 @pytest.mark.parametrize(
-    'name', ['simclr', 'swav', pytest.param('barlow', marks=pytest.mark.slow)]
+    'name',
+    ['simclr', *(pytest.param(n, marks=pytest.mark.slow) for n in ('barlow', 'swav'))],
 )
 def test_chunked_gradient_is_that_of_the_loss_over_chunked_statistics(float64, name):
     minimised = objective(name, jnp.float64)
