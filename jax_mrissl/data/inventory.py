@@ -24,7 +24,7 @@ class RawFile:
     Attributes:
         source: which raw folder it is from.
         path: relative to that folder, with '/'.
-        file: where it is.
+        file: where it is, from the root.
     """
 
     source: str
@@ -44,11 +44,11 @@ def list_files(
     files = []
     for source, folder in zip(_source_names(spec, raw_dirs), raw_dirs, strict=True):
         check_folder(spec, folder)
-        found = [
-            RawFile(source, path.relative_to(folder).as_posix(), path)
-            for path in _walk(folder)
-            if path.resolve() not in out
-        ]
+        whole = folder.resolve()
+        names = (path.relative_to(folder).as_posix() for path in _walk(folder))
+        found = [RawFile(source, name, whole / name) for name in names]
+        if out:
+            found = [raw for raw in found if raw.file.resolve() not in out]
         if not found:
             raise UserError(f'There are no files in {folder}.\n{_wanted(spec)}')
         files.extend(found)

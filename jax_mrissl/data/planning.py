@@ -67,7 +67,7 @@ class Item:
         """Gives what is needed to write its record."""
         assert self.facts
         return Row(
-            file=str(raw.file.resolve()),
+            file=str(raw.file),
             frame=self.facts.frame,
             windows=self.windows,
             label=self.label,

