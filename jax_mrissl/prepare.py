@@ -10,9 +10,10 @@ r"""Prepares a dataset: folders of raw files in, records with a card out.
 
     python -m jax_mrissl.prepare --dataset=demo --data_dir=data
 
-Datasets: alzheimer_mri, brain_mri, folder (your own), demo and smoke (simulated, no
-raw files needed). Started again, the same command goes on where it stopped, and does
-nothing that is done. Research use; not a medical device.
+Datasets: adni_cdrsb, alzheimer_mri, brain_mri, brain_mri_masked, chest_xray, ct,
+oasis1, tiny_imagenet, folder (your own), demo and smoke (simulated, no raw files
+needed). Started again, the same command goes on where it stopped, and does nothing
+that is done. Research use; not a medical device.
 """
 
 from pathlib import Path
@@ -56,7 +57,14 @@ _GROUP = flags.DEFINE_string(
 _TABLE = flags.DEFINE_string(
     'table',
     '',
-    'folder: a CSV file; columns file, and any of group, label, target, site.',
+    'A CSV file, for sets that have one and where it is not in the raw folder. '
+    'folder: columns file, and any of group, label, target, site.',
+)
+_WINDOW = flags.DEFINE_list(
+    'window',
+    [],
+    'CT: lung, soft, bone or brain; or three of them, which become the channels. '
+    'Default: as the catalog says, mostly soft.',
 )
 
 
@@ -83,6 +91,7 @@ def main(argv: list[str]) -> None:
         overwrite=_OVERWRITE.value,
         keep_private=_KEEP_PRIVATE.value,
         own=_own(),
+        windows=_WINDOW.value,
     )
     print(_summary(prepared))
 
