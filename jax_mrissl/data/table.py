@@ -95,9 +95,9 @@ def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> T
     """Reads a table; its separator is a comma, a semicolon or a tab.
 
     Unless the columns say otherwise, `file` is a path relative to the raw folder, or
-    a bare name that only one file has, with its suffix or without. Rows of files that
-    are not there are counted, as are files without a row. A row may be there twice if
-    it says the same.
+    a bare name that only one file has, with its suffix, another one or none. Rows of
+    files that are not there are counted, as are files without a row. A row may be
+    there twice if it says the same.
 
     Raises:
         UserError: no such file, not UTF-8, no column `file`, a column twice, rows that
@@ -117,6 +117,9 @@ def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> T
         if not columns.key:
             name = name.replace('\\', '/').removeprefix('./')
         found = places.get(name, [])
+        if not found and not columns.key:
+            # Copies of a set are often stored in another format.
+            found = places.get(str(PurePosixPath(name).with_suffix('')), [])
         if len(found) > 1 and not columns.key:
             raise UserError(
                 f'{path}, line {number}: {len(found)} files have this name. Write the '
