@@ -1,5 +1,7 @@
 """Every dataset of the catalog on small files of its layout: labels, groups, errors."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -201,6 +203,13 @@ def test_missing_data_is_answered(tmp_path, name):
         layout = spec.layout.splitlines()
         for part in (spec.source, spec.terms, f'--dataset={name}', *layout):
             assert part in told, part
+
+
+def test_every_file_of_the_catalog_is_found():
+    folder = Path(catalog.__file__).parent
+    files = {path.stem for path in folder.glob('[!_]*.py')}
+    assert files <= set(catalog.DATASETS)
+    assert all(name == spec.name for name, spec in catalog.DATASETS.items())
 
 
 def test_what_no_set_takes(tmp_path):
