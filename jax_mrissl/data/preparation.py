@@ -25,6 +25,7 @@ from jax_mrissl.data.inventory import (
     derive_key,
     hash_files,
     list_files,
+    named,
     raw_digest,
 )
 from jax_mrissl.data.own import OwnFolder, own_spec, with_classes
@@ -201,10 +202,11 @@ class _Task:
         given = self.own.table
         files = list_files(self.spec, self.raw_dirs, leave_out=[given] if given else [])
         path = given or find_table(self.spec, self.raw_dirs, files)
-        files = [file for file in files if file.file != path]
+        columns = self.spec.table
+        tables = columns.names if columns else ()
+        files = [file for file in files if not named(file.file, tables)]
         with Progress('Looking at files', len(files), unit='files') as bar:
             hashes = hash_files(files, workers=self.workers, advance=bar.advance)
-        columns = self.spec.table
         table = read_table(path, files, columns) if path and columns else None
         spec = with_classes(self.spec, files, table)
         titles = read_titles(spec, self.raw_dirs)

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.data import catalog
+from jax_mrissl.data import catalog, spec
 from jax_mrissl.data.inventory import check_folder
 from jax_mrissl.data.own import OwnFolder
 from jax_mrissl.data.preparation import prepare_dataset
@@ -192,16 +192,16 @@ def test_brain_mri_masked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name', [n for n, spec in catalog.DATASETS.items() if not spec.simulated]
+    'name', [n for n, declared in catalog.DATASETS.items() if not declared.simulated]
 )
 def test_missing_data_is_answered(tmp_path, name):
-    spec = catalog.find(name)
+    declared = catalog.find(name)
     for raw_dirs in ([], [tmp_path / 'none']):
         with pytest.raises(UserError) as error:
             prepare_dataset(name, raw_dirs, tmp_path / 'data', canvas=16)
         told = str(error.value)
-        layout = spec.layout.splitlines()
-        for part in (spec.source, spec.terms, f'--dataset={name}', *layout):
+        layout = declared.layout.splitlines()
+        for part in (declared.source, declared.terms, f'--dataset={name}', *layout):
             assert part in told, part
 
 
@@ -209,7 +209,15 @@ def test_every_file_of_the_catalog_is_found():
     folder = Path(catalog.__file__).parent
     files = {path.stem for path in folder.glob('[!_]*.py')}
     assert files <= set(catalog.DATASETS)
-    assert all(name == spec.name for name, spec in catalog.DATASETS.items())
+    assert all(name == one.name for name, one in catalog.DATASETS.items())
+
+
+def test_the_declaration_in_the_readme_is_one():
+    readme = Path(__file__).parents[2] / 'README.md'
+    block = readme.read_text().partition('```python\nHEAD_CT')[2].partition('```')[0]
+    names = {name: getattr(spec, name) for name in dir(spec)}
+    exec(f'HEAD_CT{block}', names)
+    assert isinstance(names['HEAD_CT'], spec.DatasetSpec)
 
 
 def test_what_no_set_takes(tmp_path):
