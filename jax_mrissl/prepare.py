@@ -10,9 +10,9 @@ r"""Prepares a dataset: folders of raw files in, records with a card out.
 
     python -m jax_mrissl.prepare --dataset=demo --data_dir=data
 
-Datasets: alzheimer_mri, brain_mri, folder (your own), demo and smoke (simulated, no
-raw files needed). Started again, the same command goes on where it stopped, and does
-nothing that is done. Research use; not a medical device.
+folder is your own; demo and smoke are simulated and need no raw files. Started again,
+the same command goes on where it stopped, and does nothing that is done. Research use;
+not a medical device.
 """
 
 from pathlib import Path
@@ -21,8 +21,9 @@ from absl import flags
 
 from jax_mrissl.core.command import run_command
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.catalog import DATASETS, find
 
-_DATASET = flags.DEFINE_string('dataset', None, 'Its name in the catalog.')
+_DATASET = flags.DEFINE_string('dataset', None, f'One of {", ".join(DATASETS)}.')
 _RAW_DIR = flags.DEFINE_multi_string(
     'raw_dir', [], 'A folder of raw files; several to be merged.'
 )
@@ -56,7 +57,14 @@ _GROUP = flags.DEFINE_string(
 _TABLE = flags.DEFINE_string(
     'table',
     '',
-    'folder: a CSV file; columns file, and any of group, label, target, site.',
+    'A CSV file, for sets that have one and where it is not in the raw folder. '
+    'folder: columns file, and any of group, label, target, site.',
+)
+_WINDOW = flags.DEFINE_list(
+    'window',
+    [],
+    'CT: lung, soft, bone or brain; or three of them, which become the channels. '
+    'Default: as the catalog says, mostly soft.',
 )
 
 
@@ -67,10 +75,8 @@ def main(argv: list[str]) -> None:
     if not _DATASET.value or not _DATA_DIR.value:
         missing = '--data_dir' if _DATASET.value else '--dataset'
         raise UserError(f'{missing} is missing. Examples:\n{_examples()}')
+    find(_DATASET.value)
     # Imported late, so that --help and a typo are answered at once.
-    from jax_mrissl.data import catalog
-
-    catalog.find(_DATASET.value)
     from jax_mrissl.data.preparation import prepare_dataset
 
     prepared = prepare_dataset(
@@ -83,6 +89,7 @@ def main(argv: list[str]) -> None:
         overwrite=_OVERWRITE.value,
         keep_private=_KEEP_PRIVATE.value,
         own=_own(),
+        windows=_WINDOW.value,
     )
     print(_summary(prepared))
 

@@ -1,6 +1,7 @@
 """Which raw files there are, and whether the folder is the right one."""
 
 import dataclasses
+import fnmatch
 import hashlib
 import hmac
 import os
@@ -45,12 +46,16 @@ def list_files(
     for source, folder in zip(_source_names(spec, raw_dirs), raw_dirs, strict=True):
         check_folder(spec, folder)
         whole = folder.resolve()
-        names = (path.relative_to(folder).as_posix() for path in _walk(folder))
+        names = (
+            path.relative_to(folder).as_posix()
+            for path in _walk(folder)
+            if not named(path, spec.beside)
+        )
         found = [RawFile(source, name, whole / name) for name in names]
         if out:
             found = [raw for raw in found if raw.file.resolve() not in out]
         if not found:
-            raise UserError(f'There are no files in {folder}.\n{_wanted(spec)}')
+            raise UserError(f'There are no files in {folder}.\n{wanted(spec)}')
         files.extend(found)
     return sorted(files, key=lambda f: (f.source, f.path))
 
@@ -59,30 +64,69 @@ def check_folder(spec: DatasetSpec, folder: Path) -> None:
     """Raises UserError, naming the right folder if it is near, unless this is it."""
     if not folder.is_dir():
         what = 'is a file, not a folder' if folder.exists() else 'does not exist'
-        raise UserError(f'The raw folder {folder} {what}.\n{_wanted(spec)}')
-    if not spec.needs_class_folders:
-        return
+        raise UserError(f'The raw folder {folder} {what}.\n{wanted(spec)}')
     here = folder.resolve()
+    if spec.landmarks:
+        _check_landmarks(spec, folder)
+    if not spec.needs_class_folders:
+        if (
+            spec.label_of_folder(here.name) >= 0
+            and _count_classes(spec, here.parent) > 1
+        ):
+            raise _too_deep(folder, here.parent)
+        return
     above = next((p for p in here.parents if _is_complete(spec, p)), None)
     if _fits(spec, folder) and not (above and plain(here.name) in _splits(spec)):
         return
     if above is None and spec.label_of_folder(here.name) >= 0:
         above = here.parent if _has_classes(spec, here.parent) else None
     if above:
-        inside = f'it is inside the folder that is expected, {above}'
-        raise UserError(
-            f'The raw folder {folder} is too deep: {inside}.\nUse --raw_dir="{above}".'
-        )
+        raise _too_deep(folder, above)
     below = next((p for p in _below(folder, _SEARCH_LEVELS) if _fits(spec, p)), None)
     if below:
-        raise UserError(
-            f'The raw folder {folder} is too high: the class folders are further down.'
-            f'\nUse --raw_dir="{below}".'
-        )
+        raise too_high(folder, below, 'the class folders are')
     raise UserError(
         f'The raw folder {folder} has none of the class folders that {spec.name} '
-        f'consists of.\n{_wanted(spec)}'
+        f'consists of.\n{wanted(spec)}'
     )
+
+
+def _check_landmarks(spec: DatasetSpec, folder: Path) -> None:
+    def fits(place: Path) -> bool:
+        return any(next(place.glob(mark), None) for mark in spec.landmarks)
+
+    if fits(folder):
+        return
+    above = list(folder.resolve().parents)[:_SEARCH_LEVELS]
+    if right := next((p for p in above if fits(p)), None):
+        raise _too_deep(folder, right)
+    if right := next((p for p in _below(folder, _SEARCH_LEVELS) if fits(p)), None):
+        raise too_high(folder, right, f'{spec.name} is')
+    raise UserError(
+        f'The raw folder {folder} has nothing of what {spec.name} consists of.\n'
+        f'{wanted(spec)}'
+    )
+
+
+def _too_deep(folder: Path, right: Path) -> UserError:
+    return UserError(
+        f'The raw folder {folder} is too deep: it is inside the folder that is '
+        f'expected, {right}.\nUse --raw_dir="{right}".'
+    )
+
+
+def too_high(folder: Path, right: Path, what: str) -> UserError:
+    """Makes the error of a folder whose content lies further down."""
+    return UserError(
+        f'The raw folder {folder} is too high: {what} further down.\n'
+        f'Use --raw_dir="{right}".'
+    )
+
+
+def named(path: Path, patterns: Sequence[str]) -> bool:
+    """Says whether a file's name fits one of some patterns with * and ?."""
+    name = path.name.casefold()
+    return any(fnmatch.fnmatchcase(name, p.casefold()) for p in patterns)
 
 
 def hash_files(
@@ -173,10 +217,15 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
+def _count_classes(spec: DatasetSpec, folder: Path) -> int:
+    found = {spec.label_of_folder(p.name) for p in _subfolders(folder)} - {-1}
+    return len(found)
+
+
 def _has_classes(spec: DatasetSpec, folder: Path) -> bool:
     """Says whether at least half of the classes have a folder right here."""
-    found = {spec.label_of_folder(p.name) for p in _subfolders(folder)} - {-1}
-    return bool(found) and 2 * len(found) >= len(spec.classes)
+    count = _count_classes(spec, folder)
+    return count > 0 and 2 * count >= len(spec.classes)
 
 
 def _fits(spec: DatasetSpec, folder: Path) -> bool:
@@ -197,7 +246,8 @@ def _below(folder: Path, levels: int) -> Iterator[Path]:
         yield from level
 
 
-def _wanted(spec: DatasetSpec) -> str:
+def wanted(spec: DatasetSpec) -> str:
+    """Tells what a raw folder must look like, and where its files come from."""
     layout = spec.layout.replace('\n', '\n  ')
     return (
         f'Expected is this layout:\n  {layout}\n'

@@ -1,10 +1,12 @@
 """A dataset of one's own: the declaration that flags and a table complete."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.data import catalog
+from jax_mrissl.data.inventory import RawFile
 from jax_mrissl.data.spec import DatasetSpec, SubjectRule
 from jax_mrissl.data.table import Table
 
@@ -17,7 +19,7 @@ class OwnFolder:
         name: of the prepared dataset.
         classes: folder names that are the classes; (): those of the table, if any.
         subject: how subjects are found; None: as the catalog says.
-        table: a CSV file (`data/table.py`), or None.
+        table: a CSV file (`data/table.py`), or None. Other sets may take one, too.
     """
 
     name: str = 'folder'
@@ -38,8 +40,14 @@ def own_spec(spec: DatasetSpec, own: OwnFolder) -> DatasetSpec:
     return dataclasses.replace(spec, subject=own.subject) if own.subject else spec
 
 
-def with_classes(spec: DatasetSpec, table: Table | None) -> DatasetSpec:
-    """Takes the classes from the table where no others are declared."""
+def with_classes(
+    spec: DatasetSpec, files: Sequence[RawFile], table: Table | None
+) -> DatasetSpec:
+    """Takes the classes from paths or the table where no others are declared."""
+    if spec.classes_from:
+        found = {spec.classes_from.find(file.path) or '' for file in files} - {''}
+        found |= set(table.labels() if table else ())
+        return dataclasses.replace(spec, classes=tuple(sorted(found)))
     if not table or not table.labels():
         return spec
     if not spec.classes:

@@ -17,6 +17,7 @@ from jax_mrissl.data.scan import FileFacts, SliceFacts
 from jax_mrissl.data.spec import (
     DatasetSpec,
     EachImage,
+    FirstOf,
     FolderLevel,
     HeaderSubject,
     NeighbouringSlices,
@@ -217,10 +218,12 @@ def _described(
         target = spec.targets[label] if spec.targets and label >= 0 else math.nan
         if told and not math.isnan(told.target):
             target = told.target
+            if label < 0 and target in spec.targets:
+                label = spec.targets.index(target)
         for image in found.slices:
             position = image.position
-            if spec.position:
-                position = float(spec.position.find(raw.path) or math.nan)
+            if spec.position and (named := spec.position.find(raw.path)):
+                position = float(named)
             items.append(
                 Item(
                     file_id=keyed_hash(key, 'file', f'{identity} {image.frame}'),
@@ -298,6 +301,12 @@ def _with_subjects(
             'Groups are the PatientID of DICOM; a picture, its subject unknown, is '
             'its own group.'
         )
+    elif isinstance(rule, FirstOf):
+        items = [_by_first(rule, item, files[item.file]) for item in items]
+        told = (
+            'Groups are subjects, read from paths or DICOM headers; an image or volume '
+            'whose subject neither tells is its own group.'
+        )
     else:
         assert isinstance(rule, EachImage)
         told = 'Each image is its own group: nothing tells more.'
@@ -317,6 +326,17 @@ def _by_path(rule: PathPattern | FolderLevel, item: Item, raw: RawFile) -> Item:
         # Without its subject an image fits no fold.
         return dataclasses.replace(item, reason='no subject in its path')
     return dataclasses.replace(item, subject=subject or '')
+
+
+def _by_first(rule: FirstOf, item: Item, raw: RawFile) -> Item:
+    for one in rule.rules:
+        if isinstance(one, HeaderSubject):
+            subject = item.facts.subject if item.facts else ''
+        else:
+            subject = one.find(raw.path) or ''
+        if subject:
+            return dataclasses.replace(item, subject=subject)
+    return item
 
 
 def _by_likeness(

@@ -25,6 +25,7 @@ from jax_mrissl.data.inventory import (
     derive_key,
     hash_files,
     list_files,
+    named,
     raw_digest,
 )
 from jax_mrissl.data.own import OwnFolder, own_spec, with_classes
@@ -38,7 +39,7 @@ from jax_mrissl.data.publication import (
 )
 from jax_mrissl.data.scan import FileFacts, from_json
 from jax_mrissl.data.spec import DatasetSpec
-from jax_mrissl.data.table import Table, read_table
+from jax_mrissl.data.table import Table, find_table, read_table, read_titles
 from jax_mrissl.data.workers import Job, WorkerDied, perform
 
 # Raised by hand when the same files and options give other records than before.
@@ -75,6 +76,7 @@ def prepare_dataset(
     overwrite: bool = False,
     keep_private: bool = True,
     own: OwnFolder | None = None,
+    windows: Sequence[str] = (),
 ) -> Prepared:
     """Prepares a dataset of the catalog.
 
@@ -92,19 +94,23 @@ def prepare_dataset(
         workers: processes; 0: one for each CPU.
         overwrite: replace an earlier set that differs.
         keep_private: write private/, which alone tells files and patients.
-        own: what is said of the files of 'folder'.
+        own: what is said of the files of 'folder'; a table, of other sets, too.
+        windows: of CT, by name: one, or three as channels; (): as the catalog says.
 
     Raises:
         UserError: a mistake of use, other data under this name, or a full disk.
     """
     spec = catalog.find(name)
-    if own and name != 'folder':
-        raise UserError(
-            'Only --dataset=folder takes a name, classes, a group or a table.'
-        )
     own = own or OwnFolder()
     if name == 'folder':
         spec = own_spec(spec, own)
+    elif dataclasses.replace(own, table=None) != OwnFolder():
+        raise UserError('Only --dataset=folder takes a name, classes or a group.')
+    elif own.table and not spec.table:
+        raise UserError(f'{name} takes no table: --table is for sets that have one.')
+    if windows:
+        intensity = dataclasses.replace(spec.intensity, hounsfield=tuple(windows))
+        spec = dataclasses.replace(spec, intensity=intensity)
     spec = dataclasses.replace(spec, version=version or spec.version)
     if not tfds.core.Version.is_valid(spec.version):
         raise UserError(f'--version={spec.version!r} is not of the form 1.0.0.')
@@ -193,12 +199,18 @@ class _Task:
 
     def run(self) -> Prepared:
         self._recover()
-        tables = [self.own.table] if self.own.table else []
-        files = list_files(self.spec, self.raw_dirs, leave_out=tables)
+        given = self.own.table
+        files = list_files(self.spec, self.raw_dirs, leave_out=[given] if given else [])
+        path = given or find_table(self.spec, self.raw_dirs, files)
+        columns = self.spec.table
+        tables = columns.names if columns else ()
+        files = [file for file in files if not named(file.file, tables)]
         with Progress('Looking at files', len(files), unit='files') as bar:
             hashes = hash_files(files, workers=self.workers, advance=bar.advance)
-        table = read_table(self.own.table, files) if self.own.table else None
-        spec = with_classes(self.spec, table)
+        table = read_table(path, files, columns) if path and columns else None
+        spec = with_classes(self.spec, files, table)
+        titles = read_titles(spec, self.raw_dirs)
+        spec = dataclasses.replace(spec, class_titles=titles)
         raw = raw_digest(files, hashes)
         options = {
             'format': _FORMAT,
@@ -219,6 +231,8 @@ class _Task:
         notes = []
         if table and table.unmatched:
             notes.append(f'{table.unmatched} rows of the table named no file.')
+        if table and table.silent:
+            notes.append(f'{table.silent} files have no row in the table.')
         card = make_card(
             spec,
             plan,
@@ -381,7 +395,7 @@ def _declared(spec: DatasetSpec) -> dict[str, Any]:
     What is left at its default is not told: a declaration does not change when
     declarations learn something new.
     """
-    words = {'title', 'source', 'terms', 'layout', 'name', 'version'}
+    words = {'title', 'source', 'terms', 'layout', 'name', 'version', 'class_titles'}
     return {
         f.name: repr(getattr(spec, f.name))
         for f in dataclasses.fields(spec)

@@ -49,7 +49,7 @@ def choose_examples(
     rows = []
     for part, label in keys[: 2 * _ROWS]:
         some = members[part, label]
-        known = spec.classes[label] if label >= 0 else 'unlabelled'
+        known = spec.title_of(label) if label >= 0 else 'unlabelled'
         several_parts = len({part for part, _ in keys}) > 1
         count = f'{len(some):,} images'
         if not several_parts:

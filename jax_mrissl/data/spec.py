@@ -76,7 +76,49 @@ class NeighbouringSlices:
     names: Literal['kaggle_alzheimer', 'none'] = 'none'
 
 
-SubjectRule = PathPattern | FolderLevel | HeaderSubject | EachImage | NeighbouringSlices
+@dataclasses.dataclass(frozen=True)
+class FirstOf:
+    """Takes what the first of some rules tells; where none does, as `EachImage`."""
+
+    rules: tuple[PathPattern | FolderLevel | HeaderSubject, ...]
+
+
+SubjectRule = (
+    PathPattern | FolderLevel | HeaderSubject | EachImage | NeighbouringSlices | FirstOf
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableColumns:
+    """Which columns of a table (`data/table.py`) tell what.
+
+    For each fact there are the names that its column may have; the first that is
+    there counts, case, spaces and signs do not. (): the table does not tell it.
+
+    Attributes:
+        file: which files a row is of.
+        key: what of a file's path stands in that column; None: its path or name.
+        group: the subject.
+        label: the class.
+        target: a number; an image without a label has the class of this target.
+        site: where it was made.
+        names: of tables in the raw folder, with * and ?; (): only by --table.
+        header: the names of the columns, for a table whose first line is a row.
+        missing: cells that mean nothing, besides empty ones, and NA for a target.
+        several: what stands between several labels in a cell; such images are
+            unlabelled. '': a cell has one.
+    """
+
+    file: tuple[str, ...] = ('file',)
+    key: PathPattern | None = None
+    group: tuple[str, ...] = ('group',)
+    label: tuple[str, ...] = ('label',)
+    target: tuple[str, ...] = ('target',)
+    site: tuple[str, ...] = ('site',)
+    names: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    several: str = ''
 
 
 # Centre and width in Hounsfield units, as radiologists set them.
@@ -144,6 +186,16 @@ class DatasetSpec:
         masks: files that are the mask of an image; the bracket is the path of that
             image without its suffix. None: there are none.
         skip_localizers: scouts, topograms and localizers are not kept.
+        classes_from: finds a name in each path; these are the classes, sorted, with
+            those of the table. None: as declared.
+        titles_file: a file in the raw folder whose lines are a class, a tab and what
+            it is called; '': none.
+        class_titles: what it says of the classes.
+        table: the columns of a table of this set; None: it has none.
+        needs_table: without its table the set is of no use.
+        beside: names of files that are no images and belong there, with * and ?.
+        landmarks: paths, with *, one of which is in the right raw folder; (): any
+            folder may be the right one.
         simulated: no patient was ever in a scanner for this.
     """
 
@@ -166,6 +218,13 @@ class DatasetSpec:
     modality: str = ''
     masks: PathPattern | None = None
     skip_localizers: bool = False
+    classes_from: PathPattern | None = None
+    titles_file: str = ''
+    class_titles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    table: TableColumns | None = None
+    needs_table: bool = False
+    beside: tuple[str, ...] = ()
+    landmarks: tuple[str, ...] = ()
     simulated: bool = False
 
     def __post_init__(self) -> None:
@@ -188,6 +247,12 @@ class DatasetSpec:
         for alias, name in self.class_folders.items():
             names[plain(alias)] = self.classes.index(name)
         return names.get(plain(folder), -1)
+
+    def title_of(self, label: int) -> str:
+        """Gives a class's name, with what it is called if that is known."""
+        name = self.classes[label]
+        title = self.class_titles.get(name, '').partition(',')[0]
+        return f'{name} {title}'.strip()
 
     def split_of(self, path: str) -> str:
         """Gives the split that a file lies in."""

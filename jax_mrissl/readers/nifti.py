@@ -21,6 +21,8 @@ from jax_mrissl.readers.slice import UNKNOWN, Slice
 _MAX_VOXELS = 1 << 28
 # Deflate packs at most 1,032 bytes into one.
 _MAX_INFLATION = 1032
+# Megabytes behind the voxels that are read for the sake of the checksum.
+_MAX_TAIL = 2048
 _GZIP = b'\x1f\x8b'
 # How much of a file tells what it is.
 START = 352
@@ -47,10 +49,18 @@ def kind(start: bytes) -> str:
 
 
 def inflated_start(path: Path) -> bytes:
-    """Gives the first 352 bytes of what a gzip file holds; b'' if it is damaged."""
-    with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as file:
-        return file.read(START)
-    return b''
+    """Gives the first 352 bytes of what a gzip file holds.
+
+    Raises:
+        UnreadableFile: 'truncated' or 'damaged'.
+    """
+    try:
+        with gzip.open(path) as file:
+            return file.read(START)
+    except EOFError as error:
+        raise UnreadableFile(path, 'truncated', str(error)) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise UnreadableFile(path, 'damaged', str(error)) from error
 
 
 def header_of(path: Path) -> Path | None:
@@ -88,7 +98,7 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
         volume, affine = _load(path, state.st_mtime_ns, state.st_size)
     except (UnreadableFile, MemoryError, PermissionError):
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except EOFError as error:
         raise UnreadableFile(path, 'truncated', repr(error)) from error
     except Exception as error:  # its parsers have no common base class of errors
         words = repr(error)
@@ -142,6 +152,7 @@ def _load(path: Path, changed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         _refuse_bomb(path, voxels, image)
         first = (slice(None),) * 3 + (0,) * (len(image.shape) - 3)
         found = np.asarray(image.dataobj[first])
+        _check_sum(data)
         if found.dtype.kind not in 'biuf':
             raise UnreadableFile(
                 path, 'unsupported format: NIfTI of this kind', str(found.dtype)
@@ -196,6 +207,18 @@ def _refuse_bomb(path: Path, voxels: Path, image: Any) -> None:
     # Of several volumes only the first one has to be there.
     if image.dataobj.offset + math.prod(shape[:3]) * width > size:
         raise UnreadableFile(path, 'truncated', f'{shape} does not fit the file')
+
+
+def _check_sum(stream: Any) -> None:
+    """Reads a gzip file to its end, where it tells whether all of it was right.
+
+    What follows the voxels is as good as nothing, or further volumes. A bomb's tail is
+    not waited for.
+    """
+    if isinstance(stream, gzip.GzipFile):
+        for _ in range(_MAX_TAIL):
+            if not stream.read(1 << 20):
+                break
 
 
 def _position(affine: np.ndarray, index: int) -> float:

@@ -1,11 +1,14 @@
 """Damaged files of every format: each ends as an image or as a reason, and soon."""
 
 import collections
+import gzip
 import io
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 from PIL import Image
 from pydicom.uid import (
     CTImageStorage,
@@ -29,9 +32,12 @@ REASONS = {
     'damaged',
     'empty file',
     'image too large',
+    'its .img file is missing',
     'not an image',
     'truncated',
     'unsupported compression',
+    'unsupported format: NIfTI of this kind',
+    'unsupported format: TIFF of this kind',
 }
 SYNTAXES = {
     'implicit': ImplicitVRLittleEndian,
@@ -85,10 +91,27 @@ def dicom(syntax):
     return file.getvalue()
 
 
+def tiff(**options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels(), **options)
+    return file.getvalue()
+
+
+def nifti():
+    volume = np.stack([pixels(), pixels()[::-1]], axis=2).astype(np.int16)
+    return nibabel.Nifti1Image(volume, np.eye(4)).to_bytes()
+
+
 SEEDS = {
     'JPEG': [picture('JPEG'), picture('JPEG', colour=True, progressive=True)],
     'PNG': [picture('PNG'), picture('PNG', dtype=np.uint16)],
+    'TIFF': [
+        tiff(),
+        tiff(compression='lzw'),
+        tiff(compression='deflate', tile=(16, 16)),
+    ],
     'DICOM': [dicom(syntax) for syntax in SYNTAXES.values()],
+    'NIfTI': [nifti(), gzip.compress(nifti())],
 }
 
 

@@ -143,6 +143,14 @@ def test_gzip_of_something_else_is_an_archive(tmp_path):
     assert reason_of(path) == 'an archive: unpack it first'
 
 
+def test_a_wrong_checksum_is_damage(tmp_path):
+    path = save(tmp_path / 'a.nii.gz')
+    data = bytearray(path.read_bytes())
+    data[-6] ^= 1
+    path.write_bytes(data)
+    assert reason_of(path) == 'damaged'
+
+
 def test_garbled_files_never_raise_anything_else(tmp_path):
     rng = np.random.default_rng(0)
     path = save(tmp_path / 'a.nii', rng.normal(size=(9, 9, 9)).astype(np.float32))

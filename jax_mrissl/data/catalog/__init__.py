@@ -1,19 +1,24 @@
-"""The datasets that `prepare` knows."""
+"""The datasets that `prepare` knows: all declarations in the files of this folder."""
+
+import importlib
+import pkgutil
 
 from jax_mrissl.core.errors import expect_known
-from jax_mrissl.data.catalog.alzheimer_mri import ALZHEIMER_MRI
-from jax_mrissl.data.catalog.brain_mri import BRAIN_MRI
-from jax_mrissl.data.catalog.demo import DEMO, SMOKE
-from jax_mrissl.data.catalog.folder import FOLDER
 from jax_mrissl.data.spec import DatasetSpec
 
-DATASETS: dict[str, DatasetSpec] = {
-    'alzheimer_mri': ALZHEIMER_MRI,
-    'brain_mri': BRAIN_MRI,
-    'demo': DEMO,
-    'folder': FOLDER,
-    'smoke': SMOKE,
-}
+
+def _declared() -> dict[str, DatasetSpec]:
+    found: dict[str, DatasetSpec] = {}
+    for file in pkgutil.iter_modules(__path__, f'{__name__}.'):
+        for value in vars(importlib.import_module(file.name)).values():
+            if isinstance(value, DatasetSpec):
+                # A declaration may build on that of another file, and import it.
+                same = found.setdefault(value.name, value) is value
+                assert same, f'{file.name}: {value.name} is declared twice'
+    return dict(sorted(found.items()))
+
+
+DATASETS = _declared()
 
 
 def find(name: str) -> DatasetSpec:

@@ -1,6 +1,12 @@
 """One's own images; what the folders and names mean is said by flags."""
 
-from jax_mrissl.data.spec import DatasetSpec, HeaderSubject, Intensity, PathPattern
+from jax_mrissl.data.spec import (
+    DatasetSpec,
+    HeaderSubject,
+    Intensity,
+    PathPattern,
+    TableColumns,
+)
 
 FOLDER = DatasetSpec(
     name='folder',
@@ -17,5 +23,6 @@ mean:
     subject=HeaderSubject(),
     # Arbitrary units of MRI ask for percentiles; these have a proposed view.
     intensity=Intensity(windowed=('CR', 'DX', 'MG')),
+    table=TableColumns(),
     masks=PathPattern(r'^(.+)_mask\.[\w.]+$'),
 )
