@@ -31,6 +31,12 @@ _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where prepared datasets go.')
 _CANVAS = flags.DEFINE_integer(
     'canvas', 160, 'Height and width of the stored images, in pixels.'
 )
+_BITS = flags.DEFINE_integer(
+    'bits',
+    8,
+    'Of the stored pixels. 8: scans as they are shown. 16: scans with all of their '
+    'values, so that their window can vary in training.',
+)
 _VERSION = flags.DEFINE_string(
     'version', '', 'Of the prepared dataset. Default: as the catalog says.'
 )
@@ -84,6 +90,7 @@ def main(argv: list[str]) -> None:
         _RAW_DIR.value,
         _DATA_DIR.value,
         canvas=_CANVAS.value,
+        bits=_BITS.value,
         version=_VERSION.value,
         workers=_WORKERS.value,
         overwrite=_OVERWRITE.value,

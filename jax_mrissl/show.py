@@ -100,6 +100,7 @@ def draw_rows(
     count = min(count, len(prepared))
     chosen = np.linspace(0, len(prepared) - 1, count).astype(int)
     images, boxes = prepared.images(chosen), prepared.boxes[chosen]
+    windows = None if prepared.windows is None else prepared.windows[chosen]
     columns = []
     for index, view in enumerate(views):
         crop, *ops = view
@@ -109,7 +110,7 @@ def draw_rows(
         ops = [op for op in ops if op['name'] != 'normalize']
         policy = build_policy([crop, *ops], where=f'view {index + 1}')
         key = jax.random.fold_in(jax.random.key(seed), index)
-        drawn = jax.jit(policy)(key, images, boxes, jnp.arange(count))
+        drawn = jax.jit(policy)(key, images, boxes, jnp.arange(count), windows)
         columns.append(np.asarray(drawn))
     return [[column[row] for column in columns] for row in range(count)]
 

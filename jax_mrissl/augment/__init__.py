@@ -43,7 +43,8 @@ def build_policy(view: Sequence[Mapping[str, Any]], *, where: str) -> Policy:
     """Makes the policy that a list of ops declares.
 
     Args:
-        view: a crop, then ops; `normalize`, if there, last.
+        view: a crop, then ops; `window_jitter`, if there, first of them, `normalize`
+            last.
         where: the list's path in the config, for messages.
 
     Raises:
@@ -60,4 +61,9 @@ def build_policy(view: Sequence[Mapping[str, Any]], *, where: str) -> Policy:
     )
     if any(isinstance(op, Normalize) for op in ops[:-1]):
         raise UserError(f'{where}: normalize must stand last.')
+    if any(isinstance(op, WindowJitter) for op in ops[1:]):
+        raise UserError(
+            f'{where}: window_jitter must stand right after the crop: ops that come '
+            'before it would see values outside the window.'
+        )
     return Policy(crop, ops)

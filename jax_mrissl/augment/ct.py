@@ -1,6 +1,6 @@
-"""What a reader does to a CT image: looks at it through another window.
+"""What a reader does to a scan: looks at it through another window.
 
-Ops take one image, float32 [H, W, C] in [0, 1], C 1 or 3, and keep shape and range.
+Ops take one image, float32 [H, W, C], C 1 or 3, and keep its shape.
 """
 
 import dataclasses
@@ -28,9 +28,11 @@ def through_window(image: jax.Array, level: jax.Array, width: jax.Array) -> jax.
 class WindowJitter:
     """Another window than the one that the image was stored through.
 
-    The stored window is [0, 1] whatever the bits of a record, so that the same numbers
-    serve 8 and 16 bits. What it cut off is lost: where the new window reaches beyond
-    it, air and bone are flat gray instead of black and white.
+    The image's own window is [0, 1] whatever the bits of its record, so that the same
+    numbers serve 8 and 16 bits. A record of 8 bits has lost what its window cut off:
+    where the new one reaches beyond it, air and bone are flat gray instead of black and
+    white. One of 16 bits has kept it, below 0 and above 1, until this op, which
+    therefore stands first after the crop.
 
     Attributes:
         width: lowest and highest factor on the window's width.
@@ -52,10 +54,11 @@ class WindowJitter:
             raise ValueError(f'level is {self.level}; at least 0.')
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        """Maps one image to the same shape."""
+        """Maps one image to the same shape, in [0, 1]."""
         width_key, level_key, apply_key = jax.random.split(key, 3)
         low, high = self.width
         width = jax.random.uniform(width_key, minval=low, maxval=high)
         shift = jax.random.uniform(level_key, minval=-self.level, maxval=self.level)
         apply = jax.random.bernoulli(apply_key, self.probability)
-        return jnp.where(apply, through_window(image, 0.5 + shift, width), image)
+        other = through_window(image, 0.5 + shift, width)
+        return jnp.where(apply, other, jnp.clip(image, 0.0, 1.0))

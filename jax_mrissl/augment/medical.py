@@ -1,13 +1,15 @@
 """Views of medical images as plain data: what differs between patients and scans.
 
 These are proposals, not published recipes: ranges are taken from the sources named at
-each, order and probabilities are ours. Ops stand in the order in which their causes
-act: where the head lies, what the scanner adds, how the image is displayed.
+each, order and probabilities are ours. First the window, while the values outside of
+it are there; then where the head lies, and what the scanner adds.
 """
 
 from typing import Any
 
 POLICIES = ('mri', 'ct', 'xray')
+
+_FLIP = dict(name='horizontal_flip', probability=0.5)
 
 # Lowest and highest share of the area, for large and for small crops. Half a slice
 # and more, as two small crops of a brain seldom show the same tissue: cf. nnssl (two
@@ -34,7 +36,6 @@ def view(
             scale=(_SMALL if small else _LARGE)[policy],
             interpolation='bilinear',  # a cubic overshoots at the skull
         ),
-        dict(name='horizontal_flip', probability=0.5),
         *ops,
         dict(name='normalize'),
     ]
@@ -47,6 +48,9 @@ def _mri(blur: float) -> list[dict[str, Any]]:
     rotation after MoCo-CXR, all at or below their defaults.
     """
     return [
+        # Of percentiles, where the record has kept what lies outside of them.
+        dict(name='window_jitter', width=(0.9, 1.2), level=0.05, probability=0.5),
+        _FLIP,
         dict(name='affine', degrees=10.0, probability=0.5),
         dict(name='bias_field', coefficient=0.3, order=3, probability=0.3),
         dict(name='ghosting', ghosts=(4, 10), intensity=(0.2, 0.5), probability=0.1),
@@ -63,10 +67,11 @@ def _ct(blur: float) -> list[dict[str, Any]]:
     Source: window after agnalt/random-windowing.
     """
     return [
+        dict(name='window_jitter', width=(0.7, 1.3), level=0.15, probability=0.8),
+        _FLIP,
         dict(name='affine', degrees=10.0, translate=0.05, probability=0.5),
         dict(name='gaussian_blur', sigma=(0.1, 1.5), probability=blur),
         dict(name='gaussian_noise', sigma=(0.0, 0.03), probability=0.3),
-        dict(name='window_jitter', width=(0.7, 1.3), level=0.15, probability=0.8),
     ]
 
 
@@ -76,6 +81,7 @@ def _xray(blur: float) -> list[dict[str, Any]]:
     Source: rotation after MoCo-CXR, noise after siaug, gamma after TorchIO.
     """
     return [
+        _FLIP,
         dict(name='affine', degrees=10.0, probability=0.5),
         dict(name='gaussian_blur', sigma=(0.1, 1.5), probability=blur),
         dict(name='gaussian_noise', sigma=(0.0, 0.03), probability=0.3),

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_mrissl.augment.ct import WindowJitter
 from jax_mrissl.core.batch import Batch
 
 Crop = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -20,6 +21,9 @@ class Policy:
     Attributes:
         crop: from the canvas and its valid box to a square of the view's size.
         ops: then one after the other.
+
+    An image is cut and resized in full depth, as a scanner does it, and then shown
+    through its window; a `WindowJitter` that stands first chooses another one.
     """
 
     crop: Crop
@@ -31,6 +35,7 @@ class Policy:
         images: jax.Array,
         boxes: jax.Array,
         row_ids: jax.Array,
+        windows: jax.Array | None = None,
     ) -> jax.Array:
         """Draws one view per row.
 
@@ -40,21 +45,31 @@ class Policy:
             boxes: int32 [B, 4], their valid parts.
             row_ids: int32 [B], each row's number in the whole batch: a row is drawn
                 the same on any layout of devices.
+            windows: float32 [B, 2], the values that become 0 and 1; None: the least
+                and the greatest of the type.
 
         Returns: [B, size, size, C'], float32, or float64 where JAX is set to 64 bits.
         """
         dtype = jnp.result_type(float)
         full_scale = jnp.iinfo(images.dtype).max
+        windowed = bool(self.ops) and isinstance(self.ops[0], WindowJitter)
 
-        def draw(row_id: Any, image: Any, box: Any) -> jax.Array:
+        def draw(row_id: Any, image: Any, box: Any, window: Any) -> jax.Array:
             row_key = jax.random.fold_in(key, row_id)
-            image = image.astype(dtype) / full_scale
+            image = image.astype(dtype)
+            if window is None:
+                image = image / full_scale
+            else:
+                low, high = window.astype(dtype)
+                image = (image - low) / (high - low)
             image = self.crop(jax.random.fold_in(row_key, 0), image, box)
+            if not windowed:
+                image = jnp.clip(image, 0.0, 1.0)
             for index, op in enumerate(self.ops, start=1):
                 image = op(jax.random.fold_in(row_key, index), image)
             return image
 
-        return jax.vmap(draw)(row_ids, images, boxes)
+        return jax.vmap(draw)(row_ids, images, boxes, windows)
 
 
 def make_views(
@@ -82,14 +97,19 @@ def make_views(
             for i, draw in enumerate(_draws(batch, policies))
             if draw == (policy, from_partner)
         ]
-        image, box = batch.image, batch.box
+        shown = batch.image, batch.box, row_ids, batch.window
         if from_partner:
-            image, box = batch.partner_image, batch.partner_box
+            shown = (
+                batch.partner_image,
+                batch.partner_box,
+                row_ids,
+                batch.partner_window,
+            )
 
         def draw(
-            view_key: Any, policy: Policy = policy, image: Any = image, box: Any = box
+            view_key: Any, policy: Policy = policy, shown: tuple[Any, ...] = shown
         ) -> jax.Array:
-            return policy(view_key, image, box, row_ids)
+            return policy(view_key, *shown)
 
         if len(alike) == 1:
             views[alike[0]] = draw(view_keys[alike[0]])

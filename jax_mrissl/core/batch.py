@@ -18,8 +18,10 @@ class Batch:
         label: int32 [B], -1 where unknown.
         mask: float32 [B]: 1 for a row that counts, 0 for one that fills a last batch.
         group: int32 [B], equal for images of one subject.
-        partner_image, partner_box: another image of each row's subject, as `image` and
-            `box`, where views are to be drawn from two images; else None.
+        window: float32 [B, 2], the stored values that are shown as black and as white;
+            None: all that the type of `image` holds.
+        partner_image, partner_box, partner_window: another image of each row's
+            subject, where views are to be drawn from two images; else None.
     """
 
     image: Array
@@ -27,5 +29,7 @@ class Batch:
     label: Array
     mask: Array
     group: Array
+    window: Array | None = None
     partner_image: Array | None = None
     partner_box: Array | None = None
+    partner_window: Array | None = None

@@ -60,6 +60,7 @@ def make_card(
         'classes': list(spec.classes),
         'targets': list(spec.targets),
         'canvas': options['canvas'],
+        'bits': options['bits'],
         'channels': plan.channels,
         'counts': {
             **_count(spec, kept),
@@ -100,8 +101,8 @@ def card_text(card: Mapping[str, Any]) -> str:
         f'- Images: {counts["images"]:,} in {counts["groups"]:,} groups, from '
         f'{counts["files"]:,} files',
         f'- Stored: {card["canvas"]} x {card["canvas"]} pixels, {card["channels"]} '
-        'channel(s), 8 bits; the longer side scaled to the canvas (bicubic, '
-        'antialiased), centred on black',
+        f'channel(s), {card["bits"]} bits; the longer side scaled to the canvas '
+        '(bicubic, antialiased), centred on black',
         f'- Raw sizes: {_size_words(card["sizes"])}',
         f'- Pixel values inside the boxes, in [0, 1]: mean '
         f'{_numbers(card["pixels"]["mean"])}, standard deviation '

@@ -21,12 +21,16 @@ PLACEMENTS = ('auto', 'device', 'host', 'stream')
 
 @struct.dataclass
 class Resident:
-    """A whole set on the accelerator: image [n, H, W, C], box [n, 4], label, group."""
+    """A whole set on the accelerator: image [n, H, W, C], box [n, 4], label, group.
+
+    `window`, float32 [n, 2] or None: as of a `Batch`.
+    """
 
     image: Any
     box: Any
     label: Any
     group: Any
+    window: Any = None
 
 
 @struct.dataclass
@@ -51,7 +55,9 @@ def fetch(source: Any, feed: Any) -> Batch:
     if isinstance(feed, Batch):
         return feed
 
-    def take(values: jax.Array, rows: jax.Array) -> jax.Array:
+    def take(values: Any, rows: jax.Array) -> Any:
+        if values is None:
+            return None
         return jnp.take(values, rows, axis=0, mode='clip')
 
     batch = Batch(
@@ -60,6 +66,7 @@ def fetch(source: Any, feed: Any) -> Batch:
         label=take(source.label, feed.row),
         mask=feed.mask,
         group=take(source.group, feed.row),
+        window=take(source.window, feed.row),
     )
     if feed.partner is None:
         return batch
@@ -67,6 +74,7 @@ def fetch(source: Any, feed: Any) -> Batch:
         batch,
         partner_image=take(source.image, feed.partner),
         partner_box=take(source.box, feed.partner),
+        partner_window=take(source.window, feed.partner),
     )
 
 
@@ -165,7 +173,7 @@ def choose_placement(
     if placement != 'auto':
         return placement
     height, width, channels = prepared.image_shape
-    size = len(prepared) * height * width * channels
+    size = len(prepared) * height * width * channels * prepared.bits // 8
     device = jax.local_devices()[0]
     if device.platform == 'cpu':
         return 'device' if size < share * _host_memory() else 'stream'
@@ -186,6 +194,7 @@ def resident(prepared: PreparedSet) -> Resident:
         box=prepared.boxes,
         label=prepared.labels,
         group=prepared.group_numbers,
+        window=prepared.windows,
     )
 
 
@@ -276,6 +285,9 @@ def open_input(
 
     mask = np.ones(batch_size // shard.count, np.float32)
 
+    def window(r: np.ndarray) -> np.ndarray | None:
+        return None if prepared.windows is None else prepared.windows[r]
+
     def batch(places: np.ndarray) -> Batch:
         r, *partner = places
         made = Batch(
@@ -284,11 +296,15 @@ def open_input(
             label=prepared.labels[r],
             mask=mask,
             group=prepared.group_numbers[r],
+            window=window(r),
         )
         if not partner:
             return made
         return dataclasses.replace(
-            made, partner_image=read(partner[0]), partner_box=prepared.boxes[partner[0]]
+            made,
+            partner_image=read(partner[0]),
+            partner_box=prepared.boxes[partner[0]],
+            partner_window=window(partner[0]),
         )
 
     order = _shares(

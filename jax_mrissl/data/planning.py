@@ -32,6 +32,8 @@ DUPLICATE = 'pixels repeat another file'
 LOCALIZER = 'localizer (scout, topogram)'
 # Hounsfield units reach below this wherever there is air; no other unit does.
 _AIR = -500.0
+# The greatest number of 16 bits.
+_HIGHEST = 65535
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Item:
         subject: who is on it, as the raw files say it: private.
         group: the keyed hash of that.
         windows: the values that become 0 and 255; (): it is a picture.
+        levels: as in `Row`.
     """
 
     file_id: str
@@ -63,6 +66,7 @@ class Item:
     subject: str = ''
     group: str = ''
     windows: tuple[tuple[float, float], ...] = ()
+    levels: tuple[float, ...] = ()
 
     def row(self, raw: RawFile) -> Row:
         """Gives what is needed to write its record."""
@@ -71,6 +75,7 @@ class Item:
             file=str(raw.file),
             frame=self.facts.frame,
             windows=self.windows,
+            levels=self.levels,
             label=self.label,
             target=self.target,
             group=self.group,
@@ -120,6 +125,7 @@ def make_plan(
     *,
     key: bytes,
     table: Table | None,
+    bits: int = 8,
 ) -> Plan:
     """Decides about every image; the order of the files changes nothing.
 
@@ -130,6 +136,7 @@ def make_plan(
         facts: of each file.
         key: of the keyed hashes.
         table: what a CSV file says of the raw files, or None.
+        bits: of the stored images; with 16, scans keep all of their values.
 
     Raises:
         UserError: nothing is left, or the subjects cannot be found.
@@ -143,13 +150,18 @@ def make_plan(
         told = ', '.join(f'{count} x {reason}' for reason, count in reasons.items())
         raise UserError(f'No image can be used. Of {len(files)} files: {told}.')
     items, subjects_by, gap = _with_subjects(spec, items, files, table)
-    items = _with_limits(spec, items, files)
+    items = _with_limits(spec, items, files, bits)
     kept = [item.facts for item in items if not item.reason and item.facts]
     coloured = sum(facts.colour > 0 for facts in kept)
     channels = spec.channels
     if channels == 'as found':
-        several = any(len(item.windows) > 1 for item in items)
+        several = bits == 8 and any(len(item.windows) > 1 for item in items)
         channels = 3 if coloured or several else 1
+    if bits == 16 and channels == 3:
+        raise UserError(
+            f'--bits=16 is for gray images; {coloured:,} here are in colour. Leave it '
+            'out, or prepare the gray ones alone.'
+        )
     grouped = []
     for item in items:
         # Without a subject, an image stands for itself, and a volume for its slices.
@@ -420,7 +432,7 @@ def _gray(item: Item, files: Sequence[RawFile]) -> np.ndarray:
 
 
 def _with_limits(
-    spec: DatasetSpec, items: list[Item], files: Sequence[RawFile]
+    spec: DatasetSpec, items: list[Item], files: Sequence[RawFile], bits: int
 ) -> list[Item]:
     """Sets the range of values of each scan, by its series."""
 
@@ -430,26 +442,43 @@ def _with_limits(
             return files[item.file].source, item.facts.series
         return files[item.file].source, files[item.file].path
 
-    pooled: dict[tuple[str, ...], list[np.ndarray]] = {}
+    pooled: dict[tuple[str, ...], list[SliceFacts]] = {}
     for item in items:
         if item.facts and not item.facts.picture and not item.facts.blank:
-            pooled.setdefault(series(item), []).append(item.facts.quantiles)
-    limits = {
-        name: np.percentile(np.sort(np.concatenate(q)), spec.intensity.percentiles)
-        for name, q in pooled.items()
-    }
+            pooled.setdefault(series(item), []).append(item.facts)
+    limits, levels = {}, {}
+    for name, some in pooled.items():
+        values = np.sort(np.concatenate([facts.quantiles for facts in some]))
+        limits[name] = np.percentile(values, spec.intensity.percentiles)
+        levels[name] = _levels(some) if bits == 16 else ()
     result = []
     for item in items:
         if item.facts and not item.facts.picture and not item.reason:
             low, high = (float(v) for v in limits[series(item)])
-            lowest = min(float(q[0]) for q in pooled[series(item)])
+            lowest = min(facts.lowest for facts in pooled[series(item)])
             windows = _windows(spec, item.facts, (low, high), lowest)
             if all(first < last for first, last in windows):
-                item = dataclasses.replace(item, windows=windows)
+                item = dataclasses.replace(
+                    item, windows=windows, levels=levels[series(item)]
+                )
             else:
                 item = dataclasses.replace(item, reason='blank image')
         result.append(item)
     return result
+
+
+def _levels(series: Sequence[SliceFacts]) -> tuple[float, float]:
+    """Says how the values of a series are stored in 16 bits: the least, and a step.
+
+    Whole numbers are stored as they are, from 0 or the least of them on; others, and
+    those that span more, by as small steps as the bits allow.
+    """
+    lowest = min(facts.lowest for facts in series)
+    highest = max(facts.highest for facts in series)
+    least = min(lowest, 0.0)
+    if all(facts.integral for facts in series) and highest - least <= _HIGHEST:
+        return least, 1.0
+    return lowest, (highest - lowest) / _HIGHEST
 
 
 def _windows(

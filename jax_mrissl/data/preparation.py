@@ -42,9 +42,6 @@ from jax_mrissl.data.spec import DatasetSpec
 from jax_mrissl.data.table import Table, find_table, read_table, read_titles
 from jax_mrissl.data.workers import Job, WorkerDied, perform
 
-# Raised by hand when the same files and options give other records than before.
-_FORMAT = 1
-
 _FILES_PER_JOB = 64
 # What a stored image takes at most, of its canvas: brain slices take a third.
 _BYTES_PER_PIXEL = 0.7
@@ -71,6 +68,7 @@ def prepare_dataset(
     data_dir: str | Path,
     *,
     canvas: int,
+    bits: int = 8,
     version: str = '',
     workers: int = 0,
     overwrite: bool = False,
@@ -90,6 +88,8 @@ def prepare_dataset(
             is then made in DATA_DIR/raw/NAME.
         data_dir: where prepared datasets are.
         canvas: height and width of the stored images, in pixels.
+        bits: of the stored pixels. 8: scans are stored as they are shown. 16: with all
+            of their values, so that their window can vary in training; gray sets.
         version: of the prepared dataset; '': as the catalog says.
         workers: processes; 0: one for each CPU.
         overwrite: replace an earlier set that differs.
@@ -114,6 +114,8 @@ def prepare_dataset(
     spec = dataclasses.replace(spec, version=version or spec.version)
     if not tfds.core.Version.is_valid(spec.version):
         raise UserError(f'--version={spec.version!r} is not of the form 1.0.0.')
+    if bits not in (8, 16):
+        raise UserError(f'--bits={bits} is neither 8 nor 16.')
     if not 8 <= canvas <= 4096:
         raise UserError(f'--canvas={canvas} is not between 8 and 4096 pixels.')
     home = Path(data_dir).expanduser() / spec.name
@@ -123,7 +125,7 @@ def prepare_dataset(
         with _alone(home, spec.version):
             folders = _raw_folders(spec, raw_dirs, Path(data_dir).expanduser())
             task = _Task(
-                spec, folders, home, canvas, workers, overwrite, keep_private, own
+                spec, folders, home, canvas, bits, workers, overwrite, keep_private, own
             )
             return task.run()
     except OSError as error:
@@ -184,6 +186,7 @@ class _Task:
     raw_dirs: list[Path]
     home: Path
     canvas: int
+    bits: int
     workers: int
     overwrite: bool
     keep_private: bool
@@ -213,10 +216,11 @@ class _Task:
         spec = dataclasses.replace(spec, class_titles=titles)
         raw = raw_digest(files, hashes)
         options = {
-            'format': _FORMAT,
+            'format': records.FORMAT,
             'name': spec.name,
             'version': spec.version,
             'canvas': self.canvas,
+            'bits': self.bits,
             'declared': digest(_declared(spec)),
             'table': digest(table and [[i, repr(r)] for i, r in table.rows.items()]),
         }
@@ -280,6 +284,7 @@ class _Task:
         was = card.get('options', {})
         for key, words in {
             'canvas': 'canvas {}',
+            'bits': '{} bits',
             'declared': 'another declaration (classes, subjects)',
             'table': 'another table',
             'format': 'another format of records',
@@ -315,7 +320,9 @@ class _Task:
         facts = [one for some in found for one in some]
         logging.info('Telling subjects apart, and finding repeated images.')
         key = derive_key(hashes)
-        return make_plan(spec, files, hashes, facts, key=key, table=table)
+        return make_plan(
+            spec, files, hashes, facts, key=key, table=table, bits=self.bits
+        )
 
     def _open_staging(
         self, staging: Path, identity: dict[str, Any], plan: Plan
@@ -332,7 +339,7 @@ class _Task:
         there = (
             sum(p.stat().st_size for p in staging.glob('*')) if staging.exists() else 0
         )
-        size = kept * self.canvas**2 * plan.channels * _BYTES_PER_PIXEL
+        size = kept * self.canvas**2 * plan.channels * _BYTES_PER_PIXEL * self.bits / 8
         if (size - there) / 1e6 > _free_mb(self.home):
             raise OSError(errno.ENOSPC, 'No space left on device', str(self.home))
         staging.mkdir(exist_ok=True)
@@ -365,6 +372,7 @@ class _Task:
                     'rows': [dataclasses.asdict(row) for row in part],
                     'canvas': self.canvas,
                     'channels': plan.channels,
+                    'bits': self.bits,
                 }
                 jobs.append(('write', arguments))
         if done:

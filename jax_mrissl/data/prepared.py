@@ -12,9 +12,19 @@ import tensorflow_datasets as tfds
 
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.core.run_dir import read_json
+from jax_mrissl.data.records import FORMAT, shown
 from jax_mrissl.readers.image import decode_png
 
-_FACTS = ('box', 'label', 'group', 'position', 'source', 'file_id', 'pixel_sha256')
+_FACTS = (
+    'box',
+    'label',
+    'group',
+    'position',
+    'source',
+    'file_id',
+    'pixel_sha256',
+    'window',
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +40,8 @@ class PreparedSet:
         positions: float32 [n], place within the subject's series, NaN where unknown.
         file_ids: text [n].
         pixel_sha256: text [n], of the raw pixels.
+        windows: float32 [n, 2], the stored values that are shown as black and white,
+            where images have 16 bits; None: they have 8, and all are shown.
     """
 
     name: str
@@ -40,6 +52,7 @@ class PreparedSet:
     positions: np.ndarray
     file_ids: np.ndarray
     pixel_sha256: np.ndarray
+    windows: np.ndarray | None
     _sources: tuple[Any, ...]
     _places: np.ndarray  # int32 [n, 2]: which source, which record of it
 
@@ -55,6 +68,11 @@ class PreparedSet:
     def group_numbers(self) -> np.ndarray:
         """Numbers the groups, int32 [n]: equal where the subject is."""
         return np.unique(self.groups, return_inverse=True)[1].astype(np.int32)
+
+    @property
+    def bits(self) -> int:
+        """Of a stored pixel: 8 or 16."""
+        return self.card['bits']
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -82,6 +100,14 @@ class PreparedSet:
         with ThreadPoolExecutor() as pool:
             list(pool.map(fill, range(len(self)), chunksize=64))
         return images
+
+    def shown_images(self) -> np.ndarray:
+        """Decodes every image as eyes see it, through its window, uint8."""
+        images = self.all_images()
+        if self.windows is None:
+            return images
+        pairs = zip(images, self.windows, strict=True)
+        return np.stack([shown(image, window) for image, window in pairs])
 
     def select(self, rows: np.ndarray) -> 'PreparedSet':
         """Gives some of the rows, in the order asked for."""
@@ -120,6 +146,12 @@ def open_prepared(
             + (f'\n{advice}' if advice else '')
         )
     folder = versions[-1]
+    card = read_json(folder / 'card.json')
+    if card['options']['format'] != FORMAT:
+        raise UserError(
+            f'{folder} was prepared by another version of jax_mrissl. Prepare it '
+            'again, with --overwrite.' + (f'\n{advice}' if advice else '')
+        )
     splits = _open_splits(folder)
     if split != 'all':
         expect_known(split, [*splits, 'all'], f'split of {name}')
@@ -140,13 +172,16 @@ def open_prepared(
 
     return PreparedSet(
         name=name,
-        card=read_json(folder / 'card.json'),
+        card=card,
         boxes=np.array(facts['box'], np.int32).reshape(-1, 4),
         labels=np.array(facts['label'], np.int32),
         groups=text('group'),
         positions=np.array(facts['position'], np.float32),
         file_ids=text('file_id'),
         pixel_sha256=text('pixel_sha256'),
+        windows=None
+        if card['bits'] == 8
+        else np.array(facts['window'], np.float32).reshape(-1, 2),
         _sources=tuple(splits.values()),
         _places=np.array(places, np.int32),
     )

@@ -18,7 +18,6 @@ from jax_mrissl.data.inventory import RawFile, derive_key
 from jax_mrissl.data.planning import Plan
 from jax_mrissl.data.sheet import choose_examples
 from jax_mrissl.data.spec import DatasetSpec
-from jax_mrissl.readers.image import decode_png
 from jax_mrissl.report.contact_sheet import SheetRow, contact_sheet
 
 # Marks a folder that is not whole yet, and says what it will be.
@@ -73,7 +72,7 @@ def write_around(content: Content, folder: Path, *, keep_private: bool) -> None:
         )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=records.features(plan.channels),
+        features=records.features(plan.channels, content.card['bits']),
         split_infos=split_infos,
         version=spec.version,
         filename_template=template,
@@ -149,7 +148,7 @@ def _draw_sheet(content: Content) -> bytes:
     rows = []
     for examples in choose_examples(spec, content.plan, content.files):
         images = [
-            decode_png(records.read_image(shards[split], index, card['channels']))
+            records.read_shown(shards[split], index, card['channels'], card['bits'])
             for split, index in examples.places
         ]
         rows.append(SheetRow(examples.title, examples.note, images))

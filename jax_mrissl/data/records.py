@@ -26,6 +26,13 @@ from jax_mrissl.readers.slice import Slice, pixel_sha256
 IMAGES_PER_SHARD = 512
 
 
+# Of the stored pixels, by their bits.
+_DTYPES: dict[int, Any] = {8: np.uint8, 16: np.uint16}
+
+# Raised by hand when the same files and options give other records than before.
+FORMAT = 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One record to be: what is stored, and where its pixels come from.
@@ -35,6 +42,8 @@ class Row:
         frame: which image of it.
         windows: the values that become 0 and 255, for all channels or for each; ():
             it is a picture.
+        levels: of 16 bits: the value that is stored as 0, and that of one step; ():
+            stored as 8 bits, or as the picture that it is.
         label, target, group, position, site, source, file_id, pixel_sha256: the
             features of these names.
     """
@@ -42,6 +51,7 @@ class Row:
     file: str
     frame: int
     windows: Sequence[Sequence[float]]
+    levels: Sequence[float]
     label: int
     target: float
     group: str
@@ -52,13 +62,15 @@ class Row:
     pixel_sha256: str
 
 
-def features(channels: int) -> tfds.features.FeaturesDict:
-    """Declares what a record holds, for images of 1 or 3 channels."""
+def features(channels: int, bits: int) -> tfds.features.FeaturesDict:
+    """Declares what a record holds, for images of 1 or 3 channels, 8 or 16 bits."""
     return tfds.features.FeaturesDict(
         {
             'image': tfds.features.Image(
-                shape=(None, None, channels), dtype=np.uint8, encoding_format='png'
+                shape=(None, None, channels), dtype=_DTYPES[bits], encoding_format='png'
             ),
+            # The stored values that are shown as black and as white.
+            'window': tfds.features.Tensor(shape=(2,), dtype=np.float32),
             'box': tfds.features.Tensor(shape=(4,), dtype=np.int32),
             'label': tfds.features.Scalar(np.int64),
             'target': tfds.features.Scalar(np.float32),
@@ -78,12 +90,14 @@ class Placed:
     """An image on its canvas.
 
     Attributes:
-        pixels: uint8 [canvas, canvas, C], 0 outside the box.
+        pixels: uint8 or uint16 [canvas, canvas, C], 0 outside the box.
+        window: the values of them that are shown as black and as white.
         box: top, left, height, width of the image, in pixels.
         spacing_mm: of the stored rows and columns; NaN where unknown.
     """
 
     pixels: np.ndarray
+    window: tuple[float, float]
     box: tuple[int, int, int, int]
     spacing_mm: tuple[float, float]
 
@@ -94,6 +108,8 @@ def place(
     windows: Sequence[Sequence[float]],
     canvas: int,
     channels: int,
+    bits: int = 8,
+    levels: Sequence[float] = (),
 ) -> Placed:
     """Scales an image to its canvas: longer side to longer side, centred on black.
 
@@ -105,6 +121,8 @@ def place(
             for each; () for a picture, which stays as it is.
         canvas: height and width of the canvas.
         channels: 1 or 3; colour becomes gray by ITU-R 601.
+        bits: of the stored pixels.
+        levels: as in `Row`: a scan keeps all of its values, in 16 bits.
     """
     pixels = image.pixels
     if pixels.ndim == 3 and channels == 1:
@@ -116,15 +134,26 @@ def place(
     height, width = (
         max(1, round(float(side) * canvas / float(extent.max()))) for side in extent
     )
-    layers = [_windowed(pixels, *ends) for ends in windows] or [pixels]
-    resized = np.dstack([image_reader.resize(one, height, width) for one in layers])
+    if levels:
+        (least, step), ends = levels, windows[0]
+        window = (ends[0] - least) / step, (ends[1] - least) / step
+        layers = [np.nan_to_num((pixels.astype(float) - least) / step, nan=0.0)]
+        layers = [layers[0].astype(np.float32)]
+    else:
+        window = 0.0, 255.0
+        layers = [_windowed(pixels, *ends) for ends in windows] or [pixels]
+    highest = np.iinfo(_DTYPES[bits]).max
+    resized = np.dstack(
+        [image_reader.resize(one, height, width, highest=highest) for one in layers]
+    )
     if resized.shape[2] == 1:
         resized = np.repeat(resized, channels, axis=2)
     top, left = (canvas - height) // 2, (canvas - width) // 2
-    whole = np.zeros((canvas, canvas, channels), np.uint8)
+    whole = np.zeros((canvas, canvas, channels), _DTYPES[bits])
     whole[top : top + height, left : left + width] = resized
     return Placed(
         pixels=whole,
+        window=window,
         box=(top, left, height, width),
         spacing_mm=(
             row_mm * pixels.shape[0] / height,
@@ -156,18 +185,19 @@ def is_finished(shard: Path) -> bool:
 
 
 def write_shard(
-    path: str, rows: Sequence[dict[str, Any]], canvas: int, channels: int
+    path: str, rows: Sequence[dict[str, Any]], canvas: int, channels: int, bits: int
 ) -> Iterator[int]:
     """Writes one shard under a temporary name, then renames it.
 
     Beside it lies a file of facts: SHA-256 of the records, number of bytes, and for
-    each channel the count, sum and sum of squares of the pixels inside the boxes.
+    each channel the count, sum and sum of squares of the pixels inside the boxes, as
+    shown, of 255.
 
     Args:
         path: of the finished shard.
         rows: fields of its `Row`s, in order.
         canvas: height and width of the stored images.
-        channels: of the stored images.
+        channels, bits: of the stored images.
 
     Yields:
         1 after each image.
@@ -183,12 +213,13 @@ def write_shard(
     pixel_count = 0
     with _errors_of_the_disk(temporary):
         for fields in rows:
-            placed, record = _record(Row(**fields), canvas, channels)
+            placed, record = _record(Row(**fields), canvas, channels, bits)
             writer.write(record)
             digest.update(hashlib.sha256(record).digest())
             size += len(record)
             top, left, height, width = placed.box
-            inside = placed.pixels[top : top + height, left : left + width]
+            inside = shown(placed.pixels, placed.window)
+            inside = inside[top : top + height, left : left + width]
             inside = inside.reshape(-1, channels).astype(np.int64)
             sums += inside.sum(axis=0), (inside**2).sum(axis=0)
             pixel_count += len(inside)
@@ -212,15 +243,26 @@ def read_facts(shard: Path) -> dict[str, Any]:
     return read_json(facts_name(shard))
 
 
-def read_image(shards: Sequence[Path], index: int, channels: int) -> bytes:
-    """Reads the PNG file of record `index` of a split, given all of its shards."""
+def shown(pixels: np.ndarray, window: Sequence[float]) -> np.ndarray:
+    """Gives stored pixels as they are shown through their window, uint8."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = window
+    return np.rint(255 * np.clip((pixels - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def read_shown(
+    shards: Sequence[Path], index: int, channels: int, bits: int
+) -> np.ndarray:
+    """Reads record `index` of a split as it is shown, given all of its shards."""
     for shard in shards:
         count = read_facts(shard)['count']
         if index < count:
             reader = array_record_module.ArrayRecordReader(str(shard))
             record = reader.read([index])[0]
             reader.close()
-            return _parser(channels).parse_example(record)['image']
+            example = _parser(channels, bits).parse_example(record)
+            return shown(image_reader.decode_png(example['image']), example['window'])
         index -= count
     raise IndexError(index)
 
@@ -253,7 +295,7 @@ def _keep(temporary: Path, count: int) -> None:
         raise OSError(f'{temporary} was not written whole; is the disk full?')
 
 
-def _record(row: Row, canvas: int, channels: int) -> tuple[Placed, bytes]:
+def _record(row: Row, canvas: int, channels: int, bits: int) -> tuple[Placed, bytes]:
     try:
         image = next(iter(read(Path(row.file), row.frame)))
     except UnreadableFile as error:
@@ -262,9 +304,17 @@ def _record(row: Row, canvas: int, channels: int) -> tuple[Placed, bytes]:
         raise UserError(
             f'The raw file {row.file} changed while it was being prepared. Start again.'
         )
-    placed = place(image, windows=row.windows, canvas=canvas, channels=channels)
+    placed = place(
+        image,
+        windows=row.windows,
+        canvas=canvas,
+        channels=channels,
+        bits=bits,
+        levels=row.levels,
+    )
     example = {
         'image': io.BytesIO(image_reader.encode_png(placed.pixels)),
+        'window': np.array(placed.window, np.float32),
         'box': np.array(placed.box, np.int32),
         'label': row.label,
         'target': np.float32(row.target),
@@ -276,19 +326,20 @@ def _record(row: Row, canvas: int, channels: int) -> tuple[Placed, bytes]:
         'spacing': np.array(placed.spacing_mm, np.float32),
         'pixel_sha256': row.pixel_sha256,
     }
-    declared, serializer = _serializer(channels)
+    declared, serializer = _serializer(channels, bits)
     message = serializer.get_tf_example(declared.encode_example(example))
     # Else the order of the features in the message is another in every process.
     return placed, message.SerializeToString(deterministic=True)
 
 
 @functools.cache
-def _serializer(channels: int) -> tuple[Any, Any]:
-    declared = features(channels)
+def _serializer(channels: int, bits: int) -> tuple[Any, Any]:
+    declared = features(channels, bits)
     info = declared.get_serialized_info()
     return declared, example_serializer.ExampleSerializer(info)
 
 
 @functools.cache
-def _parser(channels: int) -> Any:
-    return example_parser.ExampleParserNp(features(channels).get_serialized_info())
+def _parser(channels: int, bits: int) -> Any:
+    info = features(channels, bits).get_serialized_info()
+    return example_parser.ExampleParserNp(info)

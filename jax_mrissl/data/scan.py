@@ -31,6 +31,8 @@ class SliceFacts:
         colour: the greatest difference between its channels; 0: gray.
         blank: all its pixels are equal.
         quantiles: of a scan's values, float32 [512] in its unit; of a picture, [0].
+        lowest, highest: of a scan's values; of a picture or a blank image, 0.
+        integral: all its values are whole numbers.
         window: as in `Slice`, or None.
         position, modality, series, subject, localizer: as in `Slice`.
     """
@@ -43,6 +45,9 @@ class SliceFacts:
     colour: int
     blank: bool
     quantiles: np.ndarray
+    lowest: float
+    highest: float
+    integral: bool
     window: tuple[float, float] | None
     position: float
     modality: str
@@ -106,7 +111,10 @@ def _facts(image: Slice) -> dict[str, Any]:
     blank = known.size == 0 or bool(known.min() == known.max())
     picture = pixels.dtype == np.uint8
     quantiles = np.zeros(0, np.float32)
+    ends, integral = (0.0, 0.0), True
     if not picture and not blank:
+        ends = float(known.min()), float(known.max())
+        integral = bool((known == np.rint(known)).all())
         middles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
         quantiles = np.quantile(known, middles).astype(np.float32)
     spread = pixels.max(axis=2).astype(int) - pixels.min(axis=2) if colour else 0
@@ -119,6 +127,9 @@ def _facts(image: Slice) -> dict[str, Any]:
         'colour': int(np.max(spread)),
         'blank': blank,
         'quantiles': base64.b64encode(quantiles.tobytes()).decode(),
+        'lowest': ends[0],
+        'highest': ends[1],
+        'integral': integral,
         'window': image.window,
         'position': None if math.isnan(image.position) else image.position,
         'modality': image.modality,

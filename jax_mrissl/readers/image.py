@@ -68,26 +68,33 @@ def luma(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).convert('L'))
 
 
-def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(
+    pixels: np.ndarray, height: int, width: int, *, highest: int = 255
+) -> np.ndarray:
     """Resizes with a bicubic filter, widened where it shrinks (antialiasing).
 
     Args:
-        pixels: uint8 [H, W] or [H, W, 3], or float32 [H, W] in [0, 255].
+        pixels: uint8 [H, W] or [H, W, 3], or float32 [H, W] in [0, highest].
         height: rows of the result.
         width: columns of the result.
+        highest: 255 or 65535.
 
     Returns:
-        uint8 [height, width] or [height, width, 3].
+        uint8 [height, width] or [height, width, 3]; uint16 of floats up to 65535.
     """
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
     values = np.asarray(resized)
     if values.dtype == np.uint8:
         return values
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    dtype = np.uint8 if highest == 255 else np.uint16
+    return np.clip(np.rint(values), 0, highest).astype(dtype)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file; loses nothing."""
+    """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file; loses nothing.
+
+    uint16 is written too, of one channel.
+    """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     file = io.BytesIO()

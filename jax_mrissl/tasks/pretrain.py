@@ -11,11 +11,17 @@ from absl import logging
 
 from jax_mrissl.augment.policy import Policy, make_views
 from jax_mrissl.augment.recipes import leave_out_colour
-from jax_mrissl.core.batch import Batch
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import MetricsLog, write_atomically, write_json
 from jax_mrissl.data.catalog import advice
-from jax_mrissl.data.pipeline import Shard, choose_placement, open_input
+from jax_mrissl.data.pipeline import (
+    Rows,
+    Shard,
+    choose_placement,
+    fetch,
+    open_input,
+    resident,
+)
 from jax_mrissl.data.prepared import PreparedSet, open_prepared
 from jax_mrissl.report.montage import montage
 from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
@@ -238,13 +244,8 @@ def write_samples(
 ) -> None:
     """Draws some images beside the views that training makes of them."""
     rows = np.linspace(0, len(prepared) - 1, min(8, len(prepared))).astype(int)
-    batch = Batch(
-        image=prepared.images(rows),
-        box=prepared.boxes[rows],
-        label=prepared.labels[rows],
-        mask=np.ones(len(rows), np.float32),
-        group=prepared.group_numbers[rows],
-    )
+    chosen = prepared.select(rows)
+    batch = fetch(resident(chosen), Rows(np.arange(len(rows)), np.ones(len(rows))))
     policies: list[Policy] = []
     for view in plan.views:
         shown = [op for op in view if op['name'] != 'normalize']
@@ -260,7 +261,8 @@ def write_samples(
     views = [np.asarray(view) for repeat in range(_REPEATS) for view in draw(repeat)]
     names = [f'view {i % len(policies) + 1}' for i in range(len(views))]
     pictures = [
-        [batch.image[row], *(view[row] for view in views)] for row in range(len(rows))
+        [image, *(view[row] for view in views)]
+        for row, image in enumerate(chosen.shown_images())
     ]
     write_atomically(path, montage(pictures, ['image', *names]))
     write_json(path.with_suffix('.json'), {'views': plan.views})

@@ -13,8 +13,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_mrissl.augment.policy import Policy, make_views
-from jax_mrissl.core.batch import Batch
 from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.data.pipeline import Resident, Rows, fetch, resident
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.metrics.probes import knn_accuracy, linear_accuracy
 from jax_mrissl.metrics.spread import (
@@ -362,15 +362,8 @@ class _Embeddings:
         count = -(-len(prepared) // devices) * devices
         self._batch_size = min(embedder.batch_size, count)
 
-        def draw(images: jax.Array, boxes: jax.Array, rows: jax.Array) -> Any:
-            zeros = jnp.zeros_like(rows)
-            batch = Batch(
-                image=jnp.take(images, rows, axis=0, mode='clip'),
-                box=jnp.take(boxes, rows, axis=0, mode='clip'),
-                label=zeros,
-                mask=jnp.ones(rows.shape, jnp.float32),
-                group=zeros,
-            )
+        def draw(source: Resident, rows: jax.Array) -> Any:
+            batch = fetch(source, Rows(rows, jnp.ones(rows.shape, jnp.float32)))
             return make_views(jax.random.key(0), batch, policies, rows)
 
         mesh = embedder.parallel.mesh
@@ -383,8 +376,7 @@ class _Embeddings:
         if self._on_devices is None:
             self._on_devices = self._embedder.parallel.replicate(
                 (
-                    self._prepared.all_images(),
-                    self._prepared.boxes,
+                    resident(self._prepared),
                     # The last batch is filled up with the last image.
                     [
                         np.arange(start, start + self._batch_size, dtype=np.int32)
@@ -392,9 +384,9 @@ class _Embeddings:
                     ],
                 )
             )
-        images, boxes, batches = self._on_devices
+        source, batches = self._on_devices
         blocks = [
-            [self._embedder(state, v) for v in self._draw(images, boxes, rows)]
+            [self._embedder(state, v) for v in self._draw(source, rows)]
             for rows in batches
         ]
         return [

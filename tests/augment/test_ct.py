@@ -3,7 +3,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_mrissl.augment import build_policy
 from jax_mrissl.augment.ct import WindowJitter, through_window
+from jax_mrissl.core.errors import UserError
+
+# Hounsfield units from -1024 on, as stored; a soft-tissue window on them.
+UNITS = np.linspace(-1000, 1000, 16, dtype=np.float32)
+STORED = np.broadcast_to(np.rint(UNITS + 1024), (1, 16, 16))[..., None]
+WINDOW = np.float32([[-160 + 1024, 240 + 1024]])
+BOX = np.int32([[0, 0, 16, 16]])
+ROW = np.arange(1)
+
+
+def look(*ops, window=WINDOW):
+    policy = build_policy([dict(name='resize', size=16), *ops], where='view')
+    pixels = STORED.astype(np.uint16)
+    return np.asarray(policy(jax.random.key(0), pixels, BOX, ROW, window))[0, 0, :, 0]
+
+
+def test_sixteen_bits_are_seen_through_their_window():
+    shown = np.clip((np.rint(UNITS) + 160) / 400, 0, 1)
+    np.testing.assert_allclose(look(), shown, atol=1e-5)
+    whole = look(window=None)
+    np.testing.assert_allclose(whole, (np.rint(UNITS) + 1024) / 65535, atol=1e-6)
+
+
+def test_another_window_shows_what_the_first_had_cut_off():
+    wide = dict(name='window_jitter', width=(4.0, 4.0), level=0.0, probability=1.0)
+    shown = np.clip((np.rint(UNITS) + 760) / 1600, 0, 1)
+    np.testing.assert_allclose(look(wide), shown, atol=1e-5)
+    assert len(np.unique(look(wide))) > len(np.unique(look())) + 5
+    np.testing.assert_allclose(look({**wide, 'probability': 0.0}), look(), atol=1e-6)
+
+
+def test_a_window_is_chosen_before_anything_else_is_done():
+    with pytest.raises(UserError, match='right after the crop'):
+        look(dict(name='horizontal_flip'), dict(name='window_jitter'))
 
 
 def test_a_window_of_hounsfield_units_by_hand():

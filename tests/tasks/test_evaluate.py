@@ -46,6 +46,7 @@ def labelled(simulated=False, sizes=SIZES):
         positions=np.zeros(len(rows), np.float32),
         file_ids=ids,
         pixel_sha256=ids,
+        windows=None,
         _sources=(),
         _places=np.zeros((len(rows), 2), np.int32),
     )

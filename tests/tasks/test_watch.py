@@ -42,6 +42,15 @@ class Images:
     """As much of a prepared set as is looked at."""
 
     pixels: np.ndarray
+    windows = None
+
+    @property
+    def labels(self):
+        return np.full(len(self), -1, np.int32)
+
+    @property
+    def group_numbers(self):
+        return np.arange(len(self), dtype=np.int32)
 
     def __len__(self):
         return len(self.pixels)
