@@ -15,7 +15,8 @@ from absl import logging
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.progress import Progress
 from jax_mrissl.core.run_dir import read_json, write_json
-from jax_mrissl.data.prepared import PreparedSet
+from jax_mrissl.data.catalog import advice
+from jax_mrissl.data.prepared import PreparedSet, open_prepared
 from jax_mrissl.likeness import orientation
 from jax_mrissl.likeness.filters import PIXELS
 from jax_mrissl.likeness.pairs import KINDS, NEAR, TWIN, Pairs, Pictures, find_pairs
@@ -95,6 +96,20 @@ class Side:
     def identities(self) -> list[str]:
         """The hash of each row's raw pixels."""
         return [str(s) for part in self.parts for s in part.prepared.pixel_sha256]
+
+
+def open_parts(data_dir: Path, names: Sequence[str]) -> list[Part]:
+    """Opens all splits of prepared datasets.
+
+    Raises:
+        UserError: one is not prepared; with how to.
+    """
+    parts = []
+    for name in dict.fromkeys(names):
+        whole = open_prepared(data_dir, name, advice=advice(name, data_dir))
+        for split in whole.card['counts']['splits']:
+            parts.append(Part(name, split, open_prepared(data_dir, name, split)))
+    return parts
 
 
 def find_all(parts: Sequence[Part], data_dir: Path, *, spare: Path) -> Pairs:

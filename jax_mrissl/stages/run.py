@@ -9,6 +9,8 @@ import numpy as np
 from absl import logging
 
 from jax_mrissl import __version__
+from jax_mrissl.audit.findings import Part
+from jax_mrissl.audit.overlap import Overlap, find_overlap
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.stages.stage import Stage
@@ -51,8 +53,9 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
     store = Store(workdir / 'stages')
     common, plan = experiment.common, experiment.finetune
     pretraining = [open_data(p.data, common.data_dir) for p in experiment.chain]
-    data = label_data(plan, open_data(plan.data, common.data_dir))
-    overlap = _overlap(experiment, pretraining, data.prepared)
+    whole = open_data(plan.data, common.data_dir)
+    data = label_data(plan, whole)
+    overlap = _overlap(experiment, pretraining, whole, workdir)
 
     jobs: list[_Job] = []
     outside = find_start(experiment.init_from) if experiment.init_from else None
@@ -215,18 +218,39 @@ def _refuse_seen(lineage: Any, labelled: PreparedSet, split: str) -> None:
 
 
 def _overlap(
-    experiment: Experiment, pretraining: list[PreparedSet], labelled: PreparedSet
-) -> int:
-    """Counts labelled images that pretraining sees; refuses them unless allowed."""
-    seen: set[str] = set()
-    for prepared in pretraining:
-        seen |= set(prepared.pixel_sha256)
-    count = int(np.sum([sha in seen for sha in labelled.pixel_sha256]))
-    if count and not experiment.allow_overlap:
+    experiment: Experiment,
+    pretraining: list[PreparedSet],
+    whole: PreparedSet,
+    workdir: Path,
+) -> Overlap:
+    """Looks for labelled images in pretraining; refuses them unless allowed.
+
+    Every labelled subject is tested in some fold, so all of them count.
+    """
+    plan, data_dir = experiment.finetune, Path(experiment.common.data_dir).expanduser()
+    labelled = whole.select(np.flatnonzero(whole.labels >= 0))
+    parts = [
+        Part(stage.data.name, stage.data.split, prepared)
+        for stage, prepared in zip(experiment.chain, pretraining, strict=True)
+    ]
+    overlap = find_overlap(
+        parts,
+        Part(plan.data.name, plan.data.split, labelled),
+        data_dir,
+        spare=workdir / 'audit',
+    )
+    if overlap.images and not experiment.allow_overlap:
+        names = dict.fromkeys([plan.data.name, *(part.name for part in parts)])
+        flags = ' '.join(f'--dataset={name}' for name in names)
         raise UserError(
-            f'{count} of the {len(labelled)} labelled images are, pixel by pixel, '
-            'among the images of pretraining, so that test subjects would have been '
-            'seen before the test. Pretrain on other images, or set '
-            '--config.allow_overlap=true: the table then says so.'
+            f'Pretraining would see test subjects: {overlap.images:,} of the '
+            f'{overlap.labelled_images:,} labelled images, of {overlap.subjects:,} of '
+            f'the {overlap.labelled_subjects:,} subjects, are among the images of '
+            f'pretraining or show the same as {overlap.seen:,} of them. In all: '
+            f'{overlap.text}. Look at them:\n'
+            f'    python -m jax_mrissl.audit --data_dir={data_dir} {flags} '
+            '--out=audit\n'
+            'Pretrain on other images, or set --config.allow_overlap=true: the table '
+            'then says so.'
         )
-    return count
+    return overlap
