@@ -20,7 +20,7 @@ from jax_mrissl.data.prepared import PreparedSet, open_prepared
 from jax_mrissl.likeness import orientation
 from jax_mrissl.likeness.filters import PIXELS
 from jax_mrissl.likeness.pairs import KINDS, NEAR, TWIN, Pairs, Pictures, find_pairs
-from jax_mrissl.readers.image import luma, resize
+from jax_mrissl.readers.image import thumbnail
 
 # Raised by hand when the same images give other pairs than before.
 _VERSION = 1
@@ -209,11 +209,12 @@ def _small(side: Side, path: Path) -> np.ndarray:
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         for part in side.parts:
-            rows = range(len(part.prepared))
-            for row, picture in enumerate(
-                pool.map(lambda r, p=part: shrink(inside(p.prepared, r)), rows)
-            ):
-                small[start + row] = picture
+
+            def picture(row: int, prepared: PreparedSet = part.prepared) -> np.ndarray:
+                return thumbnail(inside(prepared, row), PIXELS)
+
+            for row, made in enumerate(pool.map(picture, range(len(part.prepared)))):
+                small[start + row] = made
                 bar.advance(1)
             start += len(part.prepared)
     return small
@@ -226,12 +227,6 @@ def inside(prepared: PreparedSet, row: int) -> np.ndarray:
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     return np.ascontiguousarray(pixels)
-
-
-def shrink(pixels: np.ndarray) -> np.ndarray:
-    """Makes the small picture that is compared, uint8 [64, 64], of uint8 [H, W, C]."""
-    gray = luma(pixels) if pixels.shape[2] == 3 else pixels[:, :, 0]
-    return resize(np.ascontiguousarray(gray), PIXELS, PIXELS)
 
 
 def describe(parts: Sequence[Part], pairs: Pairs) -> dict[str, Json]:

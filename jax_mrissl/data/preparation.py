@@ -287,7 +287,13 @@ class _Task:
     ) -> Plan:
         starts = range(0, len(files), _FILES_PER_JOB)
         jobs: list[Job] = [
-            ('scan', {'paths': [str(f.file) for f in files[s : s + _FILES_PER_JOB]]})
+            (
+                'scan',
+                {
+                    'paths': [str(f.file) for f in files[s : s + _FILES_PER_JOB]],
+                    'small': spec.drop_twins,
+                },
+            )
             for s in starts
         ]
         found: list[list[FileFacts]] = [[] for _ in jobs]
@@ -372,11 +378,14 @@ def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
         'reason': 'crashes or stalls its reader',
         'detail': death.how,
     }
-    return answer, (kind, {'paths': arguments['paths'][death.answers + 1 :]})
+    rest = {**arguments, 'paths': arguments['paths'][death.answers + 1 :]}
+    return answer, (kind, rest)
 
 
 def _declared(spec: DatasetSpec) -> dict[str, Any]:
     """Gives what decides about records; words about the source do not."""
     words = {'title', 'source', 'terms', 'layout', 'name', 'version'}
+    if not spec.drop_twins:  # as if there were no such thing: it decides nothing
+        words.add('drop_twins')
     fields = {f.name: repr(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
     return {name: value for name, value in fields.items() if name not in words}

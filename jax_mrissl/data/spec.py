@@ -113,6 +113,7 @@ class DatasetSpec:
         position: how a picture's place within its series is found; None: it is not.
         channels: of all stored images; 'as found': 1 if every image is gray, else 3.
         intensity: how scans become 8 bits.
+        drop_twins: images that are twins of another, by `likeness`, are left out.
         simulated: no patient was ever in a scanner for this.
     """
 
@@ -132,6 +133,7 @@ class DatasetSpec:
     position: PathPattern | None = None
     channels: Literal[1, 3, 'as found'] = 'as found'
     intensity: Intensity = Intensity()
+    drop_twins: bool = False
     simulated: bool = False
 
     def __post_init__(self) -> None:

@@ -85,6 +85,13 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
+def thumbnail(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Makes a small square gray picture, uint8 [size, size], of uint8 [H, W(, C)]."""
+    if pixels.ndim == 3:
+        pixels = luma(pixels) if pixels.shape[2] == 3 else pixels[:, :, 0]
+    return resize(np.ascontiguousarray(pixels), size, size)
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file; loses nothing."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
