@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_mrissl.audit.findings import Part, find_between
-from jax_mrissl.likeness.pairs import KINDS
+from jax_mrissl.likeness.pairs import KINDS, SAME_PERSON
 
 _WORDS = {
     'exact': 'pixel by pixel',
@@ -60,6 +60,7 @@ def find_overlap(
 ) -> Overlap:
     """Looks for the labelled images in those of pretraining.
 
+    Near neighbours count from SAME_PERSON on: below it they may be of two people.
     Within one prepared set, subjects are compared by their hashes, too. Between two
     sets the keys of those differ, and pixels decide.
 
@@ -87,6 +88,9 @@ def find_overlap(
                 continue
             rest = dataclasses.replace(part, prepared=part.prepared.select(others))
         pairs = find_between([rest], [labelled], data_dir, spare=spare)
+        pairs = pairs.select(
+            (pairs.kind != KINDS.index('near')) | (pairs.likeness >= SAME_PERSON)
+        )
         seen += len(np.unique(pairs.first))
         for kind in reversed(range(len(KINDS))):  # the strongest last, so that it stays
             rows = pairs.second[pairs.kind == kind]

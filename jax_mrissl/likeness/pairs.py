@@ -15,9 +15,14 @@ from jax_mrissl.likeness.search import find_candidates
 # slices of the Kaggle Alzheimer set none is above 0.9863, of 44 slices of a DICOM
 # series of 1 mm none above 0.985; all 143 twins of that set are above 0.999.
 TWIN = 0.987
-# Slices of two people: none above 0.869 in the same set, none above 0.857 against other
-# pictures of OASIS-1. Neighbours in one person's volume: all of 6,200 above 0.93.
+# Worth a look. Slices of two people: none above 0.869 within the Kaggle Alzheimer set,
+# none above 0.857 between it and other pictures of OASIS-1. Twins that were halved and
+# coded as JPEG of quality 50 at 64 pixels: one in a hundred below 0.9.
 NEAR = 0.88
+# One person's, then. All 6,200 neighbours of the Kaggle set are above 0.93; the most
+# alike slices of two people that were seen, through the vertex of the head, where there
+# is little but skull, have 0.913.
+SAME_PERSON = 0.93
 
 Kind = Literal['exact', 'twin', 'near']
 KINDS: tuple[Kind, ...] = ('exact', 'twin', 'near')

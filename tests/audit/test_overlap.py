@@ -112,3 +112,17 @@ def test_findings_name_nobody(twins_dir, tmp_path):
 @pytest.mark.parametrize('name', ['tested', 'others'])
 def test_a_clean_set_has_no_pairs(twins_dir, tmp_path, name):
     assert len(find_all([part(twins_dir, name)], tmp_path, spare=tmp_path)) == 0
+
+
+def test_pictures_that_may_be_of_two_people_are_no_overlap(
+    twins_dir, tmp_path, monkeypatch
+):
+    others, tested = part(twins_dir, 'others'), part(twins_dir, 'tested')
+    near = findings.KINDS.index('near')
+    pairs = find_between([others], [tested], tmp_path, spare=tmp_path)
+    below = dataclasses.replace(
+        pairs, likeness=np.where(pairs.kind == near, np.float32(0.92), pairs.likeness)
+    )
+    monkeypatch.setattr('jax_mrissl.audit.overlap.find_between', lambda *_, **__: below)
+    overlap = find_overlap([others], tested, tmp_path, spare=tmp_path)
+    assert dict(overlap.by_kind) == {'exact': 1, 'twin': 1} and overlap.seen == 2
