@@ -152,6 +152,23 @@ def open_prepared(
     )
 
 
+def open_fingerprint(
+    data_dir: str | Path, fingerprint: str, split: str
+) -> PreparedSet | None:
+    """Opens the dataset of a fingerprint; None if it is not there, or not any more."""
+    for file in sorted(Path(data_dir).expanduser().glob('*/*.*.*/card.json')):
+        try:
+            known = read_json(file).get('fingerprint') == fingerprint
+            if not known:
+                continue
+            prepared = open_prepared(data_dir, file.parts[-3], split)
+        except (OSError, ValueError):  # half written, another layout, no such split
+            continue
+        if prepared.fingerprint == fingerprint:  # the newest version
+            return prepared
+    return None
+
+
 @functools.lru_cache(maxsize=16)
 def _open_splits(folder: Path) -> dict[str, Any]:
     builder = tfds.builder_from_directory(folder)
