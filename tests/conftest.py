@@ -90,3 +90,66 @@ def smoke_config(data_dir, name='barlow_brain', **changes):
     for dotted, value in changes.items():
         config.update_from_flattened_dict({dotted.replace('__', '.'): value})
     return config
+
+
+def textures(count, seed):
+    """Draws smooth textures, uint8 [count, 80, 80]."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(80)[:, None], np.fft.rfftfreq(80)[None, :])
+    frequency[0, 0] = 1
+    noise = rng.normal(size=(2, count, *frequency.shape))
+    drawn = np.fft.irfft2((noise[0] + 1j * noise[1]) / frequency**1.5, s=(80, 80))
+    drawn -= drawn.mean(axis=(1, 2), keepdims=True)
+    drawn *= 40 / drawn.std(axis=(1, 2), keepdims=True)
+    return np.clip(drawn + 120, 0, 255).astype(np.uint8)
+
+
+def write_pngs(folder, named):
+    from jax_mrissl.report.png import encode_png
+
+    for name, pixels in named.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(np.ascontiguousarray(pixels)))
+
+
+@pytest.fixture(scope='session')
+def twins_dir(tmp_path_factory):
+    """Two sets: `tested`, 12 subjects of 2 images; `others`, with twins of three."""
+    from jax_mrissl.data.own import OwnFolder
+    from jax_mrissl.data.preparation import prepare_dataset
+    from jax_mrissl.data.spec import PathPattern
+
+    subject = PathPattern(r'(sub-\d+)')
+    root = tmp_path_factory.mktemp('audited')
+    tested = textures(24, seed=0)
+    write_pngs(
+        root / 'raw_tested',
+        {
+            f'{"healthy" if i % 2 else "ill"}/sub-{i:02d}_{k}.png': tested[2 * i + k]
+            for i in range(12)
+            for k in range(2)
+        },
+    )
+    # A neighbouring slice is half itself, half the next: here a quarter of another.
+    near = (0.75 * tested[4] + 0.25 * tested[9]).astype(np.uint8)
+    brighter = np.clip(tested[2].astype(int) + 20, 0, 255).astype(np.uint8)
+    write_pngs(
+        root / 'raw_others',
+        {
+            'sub-90_0.png': tested[0],  # exact, of subject 0
+            'sub-90_1.png': np.rot90(brighter),  # a twin, of subject 1
+            'sub-91_0.png': near,  # of subject 2
+            **{f'sub-{50 + i}_0.png': p for i, p in enumerate(textures(30, seed=1))},
+        },
+    )
+    for name, classes in (('tested', ('healthy', 'ill')), ('others', ())):
+        prepare_dataset(
+            'folder',
+            [root / f'raw_{name}'],
+            root,
+            canvas=80,
+            workers=1,
+            own=OwnFolder(name, classes, subject),
+        )
+    return root

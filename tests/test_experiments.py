@@ -116,7 +116,9 @@ def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, tmp_path):
     plain = read_experiment(config).chain[0].identity()
     config = smoke_config(cohort, 'simclr_brain', **LINEAR, **changes)
     assert read_experiment(config).chain[0].identity() != plain
-    assert 'simclr_brain, linear' in run_experiment(read_experiment(config), tmp_path)
+    table = run_experiment(read_experiment(config), tmp_path)
+    assert 'simclr_brain, linear' in table
+    assert 'OVERLAP ALLOWED: pretraining has seen 48 labelled images of 16 sub' in table
 
 
 @pytest.mark.parametrize(

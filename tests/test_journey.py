@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from conftest import smoke_config
+from PIL import Image
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import read_json
+from jax_mrissl.data.own import OwnFolder
+from jax_mrissl.data.preparation import prepare_dataset
 from jax_mrissl.stages.run import run_experiment
 from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.train.loop import TrainingDiverged
@@ -274,6 +278,33 @@ def test_images_of_the_labelled_set_are_refused_in_pretraining(cohort, tmp_path)
     config = smoke_config(cohort, pretrain__data__split='labelled')
     with pytest.raises(UserError, match='48 of the 48 labelled images'):
         run_experiment(read_experiment(config), tmp_path)
+
+
+def test_a_twin_of_a_labelled_image_is_refused(cohort, tmp_path):
+    """One picture of pretraining is a labelled one, turned and brighter."""
+    labelled = sorted((cohort / 'raw' / 'smoke' / 'labelled').rglob('*.png'))
+    raw = tmp_path / 'raw'
+    shutil.copytree(cohort / 'raw' / 'smoke' / 'pretrain', raw)
+    pixels = np.asarray(Image.open(labelled[0]))
+    turned = np.clip(np.rot90(pixels).astype(int) + 15, 0, 255).astype(np.uint8)
+    Image.fromarray(turned).save(raw / 'sub-7777_slice-01.png')
+    shutil.copytree(cohort / 'smoke', tmp_path / 'smoke')
+    prepare_dataset(
+        'folder', [raw], tmp_path, canvas=48, workers=1, own=OwnFolder('mine')
+    )
+    config = smoke_config(
+        tmp_path,
+        pretrain__data__name='mine',
+        pretrain__data__split='all',
+        finetune__modes=('linear',),
+    )
+    refusal = (
+        r'1 of the 48 labelled images, of 1 of the 16 subjects.* as twins(.|\n)*'
+        r'jax_mrissl\.audit .*--dataset=smoke --dataset=mine'
+    )
+    with pytest.raises(UserError, match=refusal):
+        run_experiment(read_experiment(config), tmp_path / 'run')
+    assert not list((tmp_path / 'run').glob('stages/*'))
 
 
 def test_a_batch_larger_than_the_set_is_refused(cohort, tmp_path):

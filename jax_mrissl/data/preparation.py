@@ -306,7 +306,13 @@ class _Task:
     ) -> Plan:
         starts = range(0, len(files), _FILES_PER_JOB)
         jobs: list[Job] = [
-            ('scan', {'paths': [str(f.file) for f in files[s : s + _FILES_PER_JOB]]})
+            (
+                'scan',
+                {
+                    'paths': [str(f.file) for f in files[s : s + _FILES_PER_JOB]],
+                    'small': spec.drop_twins,
+                },
+            )
             for s in starts
         ]
         found: list[list[FileFacts]] = [[] for _ in jobs]
@@ -394,7 +400,8 @@ def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
         'reason': 'crashes or stalls its reader',
         'detail': death.how,
     }
-    return answer, (kind, {'paths': arguments['paths'][death.answers + 1 :]})
+    rest = {**arguments, 'paths': arguments['paths'][death.answers + 1 :]}
+    return answer, (kind, rest)
 
 
 def _declared(spec: DatasetSpec) -> dict[str, Any]:

@@ -103,11 +103,12 @@ class PreparedSet:
 
     def shown_images(self) -> np.ndarray:
         """Decodes every image as eyes see it, through its window, uint8."""
-        images = self.all_images()
-        if self.windows is None:
-            return images
-        pairs = zip(images, self.windows, strict=True)
-        return np.stack([shown(image, window) for image, window in pairs])
+        return np.stack([self.shown_image(row) for row in range(len(self))])
+
+    def shown_image(self, row: int) -> np.ndarray:
+        """Decodes one image as eyes see it, uint8 [H, W, C]."""
+        window = (0, 255) if self.windows is None else self.windows[row]
+        return shown(self.image(row), window)
 
     def select(self, rows: np.ndarray) -> 'PreparedSet':
         """Gives some of the rows, in the order asked for."""
@@ -185,6 +186,23 @@ def open_prepared(
         _sources=tuple(splits.values()),
         _places=np.array(places, np.int32),
     )
+
+
+def open_fingerprint(
+    data_dir: str | Path, fingerprint: str, split: str
+) -> PreparedSet | None:
+    """Opens the dataset of a fingerprint; None if it is not there, or not any more."""
+    for file in sorted(Path(data_dir).expanduser().glob('*/*.*.*/card.json')):
+        try:
+            known = read_json(file).get('fingerprint') == fingerprint
+            if not known:
+                continue
+            prepared = open_prepared(data_dir, file.parts[-3], split)
+        except (OSError, ValueError):  # half written, another layout, no such split
+            continue
+        if prepared.fingerprint == fingerprint:  # the newest version
+            return prepared
+    return None
 
 
 @functools.lru_cache(maxsize=16)

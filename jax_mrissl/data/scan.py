@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from jax_mrissl.core.errors import UnreadableFile
+from jax_mrissl.likeness.filters import PIXELS
+from jax_mrissl.readers.image import thumbnail
 from jax_mrissl.readers.read import read
 from jax_mrissl.readers.slice import Slice, pixel_sha256
 
@@ -35,6 +37,7 @@ class SliceFacts:
         integral: all its values are whole numbers.
         window: as in `Slice`, or None.
         position, modality, series, subject, localizer: as in `Slice`.
+        small: the picture that `likeness` compares, uint8 [64, 64]; None unless asked.
     """
 
     frame: int
@@ -54,6 +57,7 @@ class SliceFacts:
     series: str
     subject: str
     localizer: bool
+    small: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,11 +75,16 @@ class FileFacts:
     detail: str = ''
 
 
-def scan_files(paths: list[str]) -> Iterator[dict[str, Any]]:
-    """Reads files; yields one JSON object for each, in their order."""
+def scan_files(paths: list[str], small: bool) -> Iterator[dict[str, Any]]:
+    """Reads files; yields one JSON object for each, in their order.
+
+    Args:
+        paths: the files.
+        small: whether small pictures of their images are made, too.
+    """
     for path in paths:
         try:
-            slices = [_facts(image) for image in read(Path(path))]
+            slices = [_facts(image, small) for image in read(Path(path))]
             if not slices:
                 raise UnreadableFile(Path(path), 'damaged', 'it has no frames')
         except UnreadableFile as error:
@@ -89,6 +98,7 @@ def from_json(answer: dict[str, Any]) -> FileFacts:
     slices = []
     for fields in answer['slices']:
         quantiles = np.frombuffer(base64.b64decode(fields['quantiles']), np.float32)
+        small = fields['small'] and base64.b64decode(fields['small'])
         window = tuple(fields['window']) if fields['window'] else None
         position = math.nan if fields['position'] is None else fields['position']
         slices.append(
@@ -98,13 +108,16 @@ def from_json(answer: dict[str, Any]) -> FileFacts:
                     'quantiles': quantiles,
                     'window': window,
                     'position': position,
+                    'small': np.frombuffer(small, np.uint8).reshape(PIXELS, PIXELS)
+                    if small
+                    else None,
                 }
             )
         )
     return FileFacts(tuple(slices), answer['reason'], answer['detail'])
 
 
-def _facts(image: Slice) -> dict[str, Any]:
+def _facts(image: Slice, small: bool) -> dict[str, Any]:
     pixels = image.pixels
     colour = pixels.ndim == 3
     known = pixels[~np.isnan(pixels)] if pixels.dtype == np.float32 else pixels
@@ -136,4 +149,17 @@ def _facts(image: Slice) -> dict[str, Any]:
         'series': image.series,
         'subject': image.subject,
         'localizer': image.localizer,
+        'small': base64.b64encode(_small(image).tobytes()).decode()
+        if small and not blank
+        else None,
     }
+
+
+def _small(image: Slice) -> np.ndarray:
+    """Makes a small picture; a scan's values are seen through its own percentiles."""
+    pixels = image.pixels
+    if pixels.dtype != np.uint8:
+        low, high = np.nanpercentile(pixels, (0.5, 99.5))
+        scaled = (pixels.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
+        pixels = np.nan_to_num(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return thumbnail(pixels, PIXELS)

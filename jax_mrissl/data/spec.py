@@ -196,6 +196,7 @@ class DatasetSpec:
         beside: names of files that are no images and belong there, with * and ?.
         landmarks: paths, with *, one of which is in the right raw folder; (): any
             folder may be the right one.
+        drop_twins: images that are twins of another, by `likeness`, are left out.
         simulated: no patient was ever in a scanner for this.
     """
 
@@ -225,6 +226,7 @@ class DatasetSpec:
     needs_table: bool = False
     beside: tuple[str, ...] = ()
     landmarks: tuple[str, ...] = ()
+    drop_twins: bool = False
     simulated: bool = False
 
     def __post_init__(self) -> None:

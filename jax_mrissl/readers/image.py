@@ -90,6 +90,13 @@ def resize(
     return np.clip(np.rint(values), 0, highest).astype(dtype)
 
 
+def thumbnail(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Makes a small square gray picture, uint8 [size, size], of uint8 [H, W(, C)]."""
+    if pixels.ndim == 3:
+        pixels = luma(pixels) if pixels.shape[2] == 3 else pixels[:, :, 0]
+    return resize(np.ascontiguousarray(pixels), size, size)
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file; loses nothing.
 

@@ -9,8 +9,10 @@ import numpy as np
 from absl import logging
 
 from jax_mrissl import __version__
+from jax_mrissl.audit.findings import Part
+from jax_mrissl.audit.overlap import Overlap, find_overlap
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.data.prepared import PreparedSet
+from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
 from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
@@ -51,14 +53,16 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
     store = Store(workdir / 'stages')
     common, plan = experiment.common, experiment.finetune
     pretraining = [open_data(p.data, common.data_dir) for p in experiment.chain]
-    data = label_data(plan, open_data(plan.data, common.data_dir))
-    overlap = _overlap(experiment, pretraining, data.prepared)
+    whole = open_data(plan.data, common.data_dir)
+    data = label_data(plan, whole)
 
     jobs: list[_Job] = []
     outside = find_start(experiment.init_from) if experiment.init_from else None
     origin = _Origin(outside)
     if outside and not experiment.allow_overlap:
         _refuse_seen(outside.lineage, data.prepared, plan.data.split)
+    ancestors = _ancestors(outside.lineage, common.data_dir) if outside else []
+    overlap = _overlap(experiment, pretraining, ancestors, whole, workdir)
     probe_set = _probe_set(data)
     for stage_plan, prepared in zip(experiment.chain, pretraining, strict=True):
         job = _pretrain_job(experiment, stage_plan, prepared, origin, store, probe_set)
@@ -214,19 +218,62 @@ def _refuse_seen(lineage: Any, labelled: PreparedSet, split: str) -> None:
         _refuse_seen(parent, labelled, split)
 
 
+def _ancestors(lineage: Any, data_dir: str) -> list[Part]:
+    """Gives the images that weights come from, those that are in `data_dir`.
+
+    Args:
+        lineage: JSON of a checkpoint or file, with those of its parents in it.
+        data_dir: where prepared datasets are.
+    """
+    found = []
+    params = lineage.get('params', {})
+    if fingerprint := params.get('data'):
+        split = params.get('split', 'all')
+        if prepared := open_fingerprint(data_dir, fingerprint, split):
+            found.append(Part(prepared.name, split, prepared))
+    for parent in lineage.get('parents', ()):
+        found += _ancestors(parent, data_dir)
+    return found
+
+
 def _overlap(
-    experiment: Experiment, pretraining: list[PreparedSet], labelled: PreparedSet
-) -> int:
-    """Counts labelled images that pretraining sees; refuses them unless allowed."""
-    seen: set[str] = set()
-    for prepared in pretraining:
-        seen |= set(prepared.pixel_sha256)
-    count = int(np.sum([sha in seen for sha in labelled.pixel_sha256]))
-    if count and not experiment.allow_overlap:
+    experiment: Experiment,
+    pretraining: list[PreparedSet],
+    ancestors: list[Part],
+    whole: PreparedSet,
+    workdir: Path,
+) -> Overlap:
+    """Looks for labelled images in pretraining; refuses them unless allowed.
+
+    Every labelled subject is tested in some fold, so all of them count. So do images
+    that the weights of `init_from` were trained on, as far as they are still here.
+    """
+    plan, data_dir = experiment.finetune, Path(experiment.common.data_dir).expanduser()
+    labelled = whole.select(np.flatnonzero(whole.labels >= 0))
+    parts = [
+        Part(stage.data.name, stage.data.split, prepared)
+        for stage, prepared in zip(experiment.chain, pretraining, strict=True)
+    ]
+    parts += ancestors
+    overlap = find_overlap(
+        parts,
+        Part(plan.data.name, plan.data.split, labelled),
+        data_dir,
+        spare=workdir / 'audit',
+    )
+    if overlap.images and not experiment.allow_overlap:
+        names = dict.fromkeys([plan.data.name, *(part.name for part in parts)])
+        flags = ' '.join(f'--dataset={name}' for name in names)
         raise UserError(
-            f'{count} of the {len(labelled)} labelled images are, pixel by pixel, '
-            'among the images of pretraining, so that test subjects would have been '
-            'seen before the test. Pretrain on other images, or set '
-            '--config.allow_overlap=true: the table then says so.'
+            f'Pretraining {"would see" if not ancestors else "sees or has seen"} test '
+            f'subjects: {overlap.images:,} of the '
+            f'{overlap.labelled_images:,} labelled images, of {overlap.subjects:,} of '
+            f'the {overlap.labelled_subjects:,} subjects, are among the images of '
+            f'pretraining or show the same as {overlap.seen:,} of them. In all: '
+            f'{overlap.text}. Look at them:\n'
+            f'    python -m jax_mrissl.audit --data_dir={data_dir} {flags} '
+            '--out=audit\n'
+            'Pretrain on other images, or set --config.allow_overlap=true: the table '
+            'then says so.'
         )
-    return count
+    return overlap

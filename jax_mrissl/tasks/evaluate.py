@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_mrissl.audit.overlap import Overlap
 from jax_mrissl.core.results import SIMULATED, UNDER_TRAINED, ArmResult, Estimate, Unit
 from jax_mrissl.core.run_dir import write_atomically, write_json
 from jax_mrissl.data.splits import write_folds
@@ -82,7 +83,7 @@ def evaluate(
     workdir: Path,
     *,
     experiment: Experiment,
-    overlap: int,
+    overlap: Overlap,
     pretrained_on: Sequence[Mapping[str, Any]] = (),
     started_from: str = '',
 ) -> str:
@@ -94,7 +95,7 @@ def evaluate(
         data: the labelled images and the folds.
         workdir: gets the files.
         experiment: the plans, for the table's foot.
-        overlap: how many labelled images pretraining has seen.
+        overlap: what pretraining has seen of the labelled images.
         pretrained_on: the cards of the datasets of pretraining, in order.
         started_from: the weights from outside that it all began with; '': none.
 
@@ -134,7 +135,7 @@ def evaluate(
                 'dataset': data.prepared.name,
                 'fingerprint': data.prepared.fingerprint,
                 'simulated': simulated,
-                'overlap': overlap,
+                'overlap': overlap.to_json(),
                 'started_from': started_from or None,
                 'warnings': list(data.warnings),
                 'bootstrap': {
@@ -360,7 +361,7 @@ def _comparison_text(
 def _foot(
     data: LabelledData,
     experiment: Experiment,
-    overlap: int,
+    overlap: Overlap,
     pretrained_on: Sequence[Mapping[str, Any]],
     started_from: str,
     simulated: bool,
@@ -415,17 +416,15 @@ def _named(card: Mapping[str, Any]) -> str:
     return f'{card["title"]}{" (SIMULATED)" if simulated else ""}'
 
 
-def _overlap_text(overlap: int, from_outside: bool) -> str:
-    twins = 'Only exact duplicates, pixel by pixel, are looked for, not near-twins.'
-    if overlap:
-        images = (
-            '1 labelled image was'
-            if overlap == 1
-            else f'{overlap:,} labelled images were'
-        )
-        return f'OVERLAP ALLOWED: {images} seen in pretraining. {twins}'
+def _overlap_text(overlap: Overlap, from_outside: bool) -> str:
+    if overlap.images:
+        return f'OVERLAP ALLOWED: pretraining has seen {overlap.text}.'
     where = 'the pretraining of this run' if from_outside else 'pretraining'
-    return f'No labelled image was seen in {where}. {twins}'
+    return (
+        f'No labelled image was seen in {where}, nor a twin of one (turned, mirrored, '
+        'rescaled, re-encoded, of other brightness) or a neighbouring slice, as far as '
+        'pixels tell.'
+    )
 
 
 def _tuning_text(plan: FinetunePlan) -> str:

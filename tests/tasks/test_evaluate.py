@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from jax_mrissl.audit.overlap import Overlap
 from jax_mrissl.configs.base import get_config
 from jax_mrissl.data.labels import LabelTask
 from jax_mrissl.data.prepared import PreparedSet
@@ -77,6 +78,9 @@ def write_arm(arm, data, *, signal, seed=0):
     return pooled
 
 
+NONE = Overlap()
+
+
 class Study:
     """Two arms of two modes on disk, and what they hold."""
 
@@ -98,7 +102,7 @@ class Study:
             for arm in self.arms
         }
 
-    def run(self, *, overlap=0, **changes):
+    def run(self, *, overlap=NONE, **changes):
         self.text = evaluate(
             self.arms,
             self.facts,
@@ -210,8 +214,7 @@ def test_the_foot_says_what_a_reader_must_know(tmp_path):
         'Pretrained on Another set.',
         'n = 27 subjects',
         'split by subject',
-        'No labelled image was seen in pretraining.',
-        'not near-twins',
+        'No labelled image was seen in pretraining, nor a twin of one',
         '95 % interval, percentiles of 100 bootstrap resamples of subjects',
     ):
         assert phrase in words
@@ -231,8 +234,12 @@ def test_simulated_data_is_called_so_on_every_line_of_numbers(tmp_path):
 
 
 def test_an_overlap_is_shouted(tmp_path):
-    words = Study(tmp_path).run(overlap=3, allow_overlap=True)
-    assert 'OVERLAP ALLOWED: 3 labelled images were seen in pretraining.' in words
+    overlap = Overlap(3, 2, 5, (('exact', 1), ('twin', 2)), 40, 10)
+    words = Study(tmp_path).run(overlap=overlap, allow_overlap=True)
+    assert (
+        'OVERLAP ALLOWED: pretraining has seen 3 labelled images of 2 subjects '
+        '(1 pixel by pixel, 2 as twins'
+    ) in words
 
 
 def test_without_pretraining_there_is_no_word_of_overlap(tmp_path):

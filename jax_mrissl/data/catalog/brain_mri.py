@@ -25,5 +25,6 @@ one --raw_dir for each collection; folders of JPEG, PNG or DICOM files in any tr
     ),
     class_folders={'no': 'no_tumor', 'yes': 'tumor'},
     subject=HeaderSubject(),
+    drop_twins=True,  # the collections share pictures, some of them re-encoded
     channels=1,  # a few files are tinted, by their maker's marks: gray by ITU-R 601
 )

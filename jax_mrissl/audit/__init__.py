@@ -1,0 +1,1 @@
+"""Which images of prepared datasets show the same: duplicates, twins, neighbours."""

@@ -1,0 +1,121 @@
+"""What pretraining would see of the subjects that are tested."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_mrissl.audit.findings import Part, find_between
+from jax_mrissl.likeness.pairs import KINDS, SAME_PERSON
+
+_WORDS = {
+    'exact': 'pixel by pixel',
+    'twin': 'as twins (turned, mirrored, rescaled, re-encoded or of other brightness)',
+    'near': 'as near as neighbouring slices of one subject are',
+    'group': 'by their subject, who is in both',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """How many labelled images pretraining would see, and of how many subjects.
+
+    Attributes:
+        images: labelled images that are among those of pretraining, or show the same
+            as one of them, or whose subject is on one.
+        subjects: whose they are.
+        seen: images of pretraining that show them.
+        by_kind: labelled images by the strongest reason: 'exact', 'twin', 'near' or
+            'group'.
+        labelled_images, labelled_subjects: all there are.
+    """
+
+    images: int = 0
+    subjects: int = 0
+    seen: int = 0
+    by_kind: tuple[tuple[str, int], ...] = ()
+    labelled_images: int = 0
+    labelled_subjects: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Gives plain numbers."""
+        return {**dataclasses.asdict(self), 'by_kind': dict(self.by_kind)}
+
+    @property
+    def text(self) -> str:
+        """Says it in a sentence without its end: '3 labelled images of 1 subject'."""
+        images = 'image' if self.images == 1 else 'images'
+        subjects = 'subject' if self.subjects == 1 else 'subjects'
+        kinds = ', '.join(f'{n:,} {_WORDS[kind]}' for kind, n in self.by_kind)
+        return (
+            f'{self.images:,} labelled {images} of {self.subjects:,} {subjects}'
+            f'{f" ({kinds})" if kinds else ""}'
+        )
+
+
+def find_overlap(
+    pretraining: Sequence[Part], labelled: Part, data_dir: Path, *, spare: Path
+) -> Overlap:
+    """Looks for the labelled images in those of pretraining.
+
+    Near neighbours count from SAME_PERSON on: below it they may be of two people.
+    Within one prepared set, subjects are compared by their hashes, too. Between two
+    sets the keys of those differ, and pixels decide.
+
+    Args:
+        pretraining: the images of all pretraining.
+        labelled: all images of the subjects that are tested, also those that are not
+            used: another slice of a subject is the subject, too.
+        data_dir: where prepared sets are, and what was found about them.
+        spare: keeps what is found where `data_dir` cannot be written to.
+    """
+    tested = labelled.prepared
+    reasons = np.full(len(tested), 'none', 'U5')
+    seen = 0
+    for part in _distinct(pretraining):
+        rest = part
+        if part.prepared.fingerprint == tested.fingerprint:
+            shared = np.isin(part.prepared.groups, tested.groups)
+            by_group = np.isin(tested.groups, part.prepared.groups[shared])
+            reasons[by_group & (reasons == 'none')] = 'group'
+            same = np.isin(tested.pixel_sha256, part.prepared.pixel_sha256[shared])
+            reasons[same] = 'exact'
+            seen += int(shared.sum())
+            others = np.flatnonzero(~shared)
+            if not len(others):
+                continue
+            rest = dataclasses.replace(part, prepared=part.prepared.select(others))
+        pairs = find_between([rest], [labelled], data_dir, spare=spare)
+        pairs = pairs.select(
+            (pairs.kind != KINDS.index('near')) | (pairs.likeness >= SAME_PERSON)
+        )
+        seen += len(np.unique(pairs.first))
+        for kind in reversed(range(len(KINDS))):  # the strongest last, so that it stays
+            rows = pairs.second[pairs.kind == kind]
+            stronger = KINDS[:kind]
+            rows = rows[~np.isin(reasons[rows], stronger)]
+            reasons[rows] = KINDS[kind]
+    found = reasons != 'none'
+    return Overlap(
+        images=int(found.sum()),
+        subjects=len(np.unique(tested.groups[found])),
+        seen=seen,
+        by_kind=tuple(
+            (kind, int((reasons == kind).sum()))
+            for kind in _WORDS
+            if (reasons == kind).any()
+        ),
+        labelled_images=len(tested),
+        labelled_subjects=len(np.unique(tested.groups)),
+    )
+
+
+def _distinct(parts: Sequence[Part]) -> list[Part]:
+    """Leaves out what a chain pretrains on for the second time."""
+    kept: list[Part] = []
+    for part in parts:
+        if part.identity() not in [other.identity() for other in kept]:
+            kept.append(part)
+    return kept
