@@ -152,7 +152,7 @@ def test_a_damaged_file_ends_as_an_image_or_as_a_reason(tmp_path, count):
         ]
         for path, content in zip(paths, data + seeds, strict=True):
             path.write_bytes(content)
-        jobs.append(('scan', {'paths': list(map(str, paths))}))
+        jobs.append(('scan', {'paths': list(map(str, paths)), 'small': False}))
         expected[kind] = len(paths)
     found = [[] for _ in jobs]
     perform(
