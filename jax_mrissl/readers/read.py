@@ -37,7 +37,11 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
         UnreadableFile: whatever is wrong with the file; no other error.
     """
     try:
-        yield from KINDS[_kind(path)](path, frame)
+        for image in KINDS[_kind(path)](path, frame):
+            shape = image.pixels.shape
+            if not (image.pixels.size and (len(shape) == 2 or shape[2:] == (3,))):
+                raise UnreadableFile(path, 'damaged', f'an image of shape {shape}')
+            yield image
     except UnreadableFile:
         raise
     except PermissionError as error:

@@ -72,7 +72,11 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
 
 def _pages(path: Path, file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     pages, total = [], 0
+    places: set[int] = set()
     for page in file.pages:
+        if page.offset in places:
+            raise UnreadableFile(path, 'damaged', 'its pages go round in a circle')
+        places.add(page.offset)
         if not isinstance(page, tifffile.TiffPage):
             page = page.aspage()
         pixels = math.prod(page.shape[:3]) if page.shape else 0

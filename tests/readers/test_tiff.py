@@ -185,3 +185,17 @@ def test_real_slices_have_three_channels():
         pytest.skip(f'no sample data at {folder}')
     path = next(p for p in sorted(folder.rglob('*.tif')) if 'mask' not in p.name)
     assert only(path).shape == (256, 256, 3)
+
+
+def test_pages_that_go_round_in_a_circle(tmp_path):
+    path = tmp_path / 'a.tif'
+    tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint8), photometric='minisblack')
+    with tifffile.TiffFile(path) as file:
+        first, *_, last = (page.offset for page in file.pages)
+    data = bytearray(path.read_bytes())
+    tags = int.from_bytes(data[last : last + 2], 'little')
+    after = last + 2 + 12 * tags
+    data[after : after + 4] = first.to_bytes(4, 'little')
+    path.write_bytes(data)
+    with pytest.raises(UnreadableFile, match='in a circle'):
+        list(read(path))
