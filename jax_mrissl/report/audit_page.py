@@ -109,7 +109,13 @@ def audit_page(
     ]
     if counts:
         heads = ('kind', 'first', 'second', 'of')
-        numbers = ('pairs', 'images of the first', 'of the second', 'groups', 'groups')
+        numbers = (
+            'pairs',
+            'images, first',
+            'images, second',
+            'groups, first',
+            'groups, second',
+        )
         lines += ['<h2>What was found</h2>', _table(heads, numbers, counts)]
     for section in sections:
         lines += [
