@@ -78,8 +78,8 @@ def find_table(
             f'{spec.name} needs a table, {" or ".join(columns.names)}, and the raw '
             f'folder has none. Put it there, or name it by --table.\n{wanted(spec)}'
         )
-    place = found[0].parent
-    for folder in raw_dirs:
+    place = found[0].parent.resolve()
+    for folder in (folder.resolve() for folder in raw_dirs):
         inside = [f for f in files if f.file.is_relative_to(folder)]
         meant = [f for f in inside if columns.key and columns.key.find(f.path)]
         if (

@@ -139,12 +139,15 @@ def test_oasis1(tmp_path):
 @pytest.mark.parametrize(
     ('given', 'words'), [('x', 'too high'), ('x/oasis/volumes', 'too deep')]
 )
-def test_oasis1_one_level_off(tmp_path, given, words):
+def test_oasis1_one_level_off(tmp_path, monkeypatch, given, words):
     right = oasis(tmp_path / 'x' / 'oasis')
     (tmp_path / 'x' / 'notes.txt').write_text('Notes.')
     with pytest.raises(UserError, match=words) as error:
         prepare('oasis1', tmp_path / given, tmp_path)
     assert f'--raw_dir="{right}"' in str(error.value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        prepare('oasis1', Path(given), tmp_path)
     # Named, the table may lie anywhere.
     own = OwnFolder(table=right / 'oasis_cross-sectional.csv')
     prepared, _ = prepare('oasis1', right / 'volumes', tmp_path, own=own)
