@@ -8,7 +8,9 @@ import numpy as np
 
 from jax_mrissl.core.digest import digest
 from jax_mrissl.data.inventory import RawFile
-from jax_mrissl.data.planning import DUPLICATE, Item, Plan
+from jax_mrissl.data.item import Item
+from jax_mrissl.data.planning import Plan
+from jax_mrissl.data.repeats import DUPLICATE
 from jax_mrissl.data.spec import DatasetSpec
 
 

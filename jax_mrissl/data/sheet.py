@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jax_mrissl.data.inventory import RawFile
-from jax_mrissl.data.planning import Item, Plan
+from jax_mrissl.data.item import Item
+from jax_mrissl.data.planning import Plan
 from jax_mrissl.data.spec import DatasetSpec
 
 _COLUMNS = 8

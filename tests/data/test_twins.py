@@ -8,9 +8,10 @@ from conftest import textures, write_pngs
 from PIL import Image
 
 from jax_mrissl.data.inventory import RawFile
-from jax_mrissl.data.planning import TWIN, Item, _drop_twins
+from jax_mrissl.data.item import Item
 from jax_mrissl.data.preparation import prepare_dataset
 from jax_mrissl.data.prepared import open_prepared
+from jax_mrissl.data.repeats import TWIN, drop_twins
 from jax_mrissl.data.scan import from_json, scan_files
 
 
@@ -48,7 +49,7 @@ def test_slices_of_one_series_are_never_twins(tmp_path):
             Item(str(i), i, dataclasses.replace(file.slices[0], series=name))
             for i, (file, name) in enumerate(zip(scanned, series, strict=True))
         ]
-        return [item.reason for item in _drop_twins(items, files)]
+        return [item.reason for item in drop_twins(items, files)]
 
     assert reasons(['', '', '']) == ['', TWIN, TWIN]
     assert reasons(['1', '1', '1']) == ['', '', '']
