@@ -1,6 +1,7 @@
 """Finds what prepared datasets share, and gives it as JSON without any name."""
 
 import dataclasses
+import errno
 import json
 import os
 import tempfile
@@ -153,16 +154,11 @@ def _known_or_found(
     }
     try:
         write_json(data_dir / _FOLDER / name, stored)
-    except PermissionError:
-        write_json(spare / name, stored)
     except OSError as error:
-        if error.errno not in _READ_ONLY:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         write_json(spare / name, stored)
     return pairs
-
-
-_READ_ONLY = (30,)  # EROFS
 
 
 def _read(path: Path, key: Json) -> Pairs | None:
@@ -224,8 +220,6 @@ def inside(prepared: PreparedSet, row: int) -> np.ndarray:
     """Gives an image without the canvas around it, uint8 [H, W, C]."""
     top, left, height, width = prepared.boxes[row]
     pixels = prepared.shown_image(row)[top : top + height, left : left + width]
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
     return np.ascontiguousarray(pixels)
 
 

@@ -137,8 +137,8 @@ def place(
     if levels:
         (least, step), ends = levels, windows[0]
         window = (ends[0] - least) / step, (ends[1] - least) / step
-        layers = [np.nan_to_num((pixels.astype(float) - least) / step, nan=0.0)]
-        layers = [layers[0].astype(np.float32)]
+        stored = np.nan_to_num((pixels.astype(float) - least) / step, nan=0.0)
+        layers = [stored.astype(np.float32)]
     else:
         window = 0.0, 255.0
         layers = [_windowed(pixels, *ends) for ends in windows] or [pixels]
@@ -247,8 +247,7 @@ def shown(pixels: np.ndarray, window: Sequence[float]) -> np.ndarray:
     """Gives stored pixels as they are shown through their window, uint8."""
     if pixels.dtype == np.uint8:
         return pixels
-    low, high = window
-    return np.rint(255 * np.clip((pixels - low) / (high - low), 0, 1)).astype(np.uint8)
+    return np.rint(_windowed(pixels, *window)).astype(np.uint8)
 
 
 def read_shown(
