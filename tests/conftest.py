@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -155,3 +157,45 @@ def twins_dir(tmp_path_factory):
             own=OwnFolder(name, classes, subject),
         )
     return root
+
+
+def run_module(name, *flags):
+    """Runs a command of the package in a process of its own."""
+    return subprocess.run(
+        [sys.executable, '-m', f'jax_mrissl.{name}', *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def dicom_of(stored, **tags):
+    """Makes an MR image of stored values, [H, W] or [frames, H, W]; tags come last."""
+    import pydicom
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+    ds = pydicom.Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = MRImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = '1.2.3'
+    ds.Modality, ds.PatientID, ds.SeriesInstanceUID = 'MR', 'P7', '1.2'
+    ds.PhotometricInterpretation, ds.SamplesPerPixel = 'MONOCHROME2', 1
+    ds.Rows, ds.Columns = stored.shape[-2:]
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    ds.PixelRepresentation = int(stored.dtype.kind == 'i')
+    if stored.ndim == 3:
+        ds.NumberOfFrames = len(stored)
+    ds.PixelData = stored.tobytes()
+    for name, value in tags.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def write_ct(path, units, **tags):
+    """Writes Hounsfield units as scanners do: 12 bits, unsigned, with an intercept."""
+    ct = dict(Modality='CT', BitsStored=12, HighBit=11, RescaleSlope='1')
+    stored = (units + 1024).astype('<u2')
+    ds = dicom_of(stored, **ct, RescaleIntercept='-1024', **tags)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)

@@ -1,24 +1,17 @@
 """The command that draws what augmentation does."""
 
-import subprocess
-import sys
+import functools
 
 import numpy as np
 import pytest
+from conftest import run_module
 from PIL import Image
 
 from jax_mrissl.augment.recipes import evaluation_view, swav_views
 from jax_mrissl.data.prepared import open_prepared
 from jax_mrissl.show import draw_rows
 
-
-def show(*flags):
-    return subprocess.run(
-        [sys.executable, '-m', 'jax_mrissl.show', *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+show = functools.partial(run_module, 'show')
 
 
 def test_a_recipe_is_drawn(cohort, tmp_path):

@@ -1,20 +1,13 @@
 """The command writes its page and its JSON, or says what is wrong."""
 
+import functools
 import html.parser
 import json
-import subprocess
-import sys
 
 import pytest
+from conftest import run_module
 
-
-def audit(*flags):
-    return subprocess.run(
-        [sys.executable, '-m', 'jax_mrissl.audit', *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+audit = functools.partial(run_module, 'audit')
 
 
 class Images(html.parser.HTMLParser):

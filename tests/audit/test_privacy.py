@@ -1,12 +1,8 @@
 """What a DICOM file says of its patient is found in the private manifest alone."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pyarrow.parquet
-import pydicom
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from conftest import dicom_of, run_module
 
 from jax_mrissl.data.own import OwnFolder
 from jax_mrissl.data.preparation import prepare_dataset
@@ -21,22 +17,10 @@ PLANTED = dict(
 
 
 def write(path, seed):
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = MRImageStorage
-    meta.MediaStorageSOPInstanceUID = '1.2.3'
-    ds = pydicom.dataset.FileDataset('', {}, file_meta=meta, preamble=b'\0' * 128)
-    ds.Modality, ds.SeriesInstanceUID = 'MR', '1.2.840.7777.1'
-    ds.Rows = ds.Columns = 24
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, 'MONOCHROME2'
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    ds.PixelRepresentation = 0
-    stored = np.random.default_rng(seed).integers(0, 4096, (24, 24))
-    ds.PixelData = stored.astype('<u2').tobytes()
-    for name, value in PLANTED.items():
-        setattr(ds, name, value)
+    stored = np.random.default_rng(seed).integers(0, 4096, (24, 24)).astype('<u2')
     path.parent.mkdir(parents=True, exist_ok=True)
-    pydicom.dcmwrite(path, ds, enforce_file_format=True)
+    series = dict(SeriesInstanceUID='1.2.840.7777.1')
+    dicom_of(stored, **series, **PLANTED).save_as(path, enforce_file_format=True)
 
 
 def test_the_patient_is_named_in_the_manifest_alone(tmp_path):
@@ -55,9 +39,10 @@ def test_the_patient_is_named_in_the_manifest_alone(tmp_path):
         ).to_pydict()
         assert PLANTED['PatientID'] in manifest['subject']
         assert any('Planted_scan_1' in path for path in manifest['path'])
-    command = [sys.executable, '-m', 'jax_mrissl.audit', f'--data_dir={data_dir}']
-    sets = ['--dataset=shallow', '--dataset=deep', f'--out={tmp_path / "audit"}']
-    subprocess.run(command + sets, check=True, capture_output=True)
+    sets = '--dataset=shallow', '--dataset=deep'
+    out = f'--out={tmp_path / "audit"}'
+    ran = run_module('audit', f'--data_dir={data_dir}', *sets, out)
+    assert ran.returncode == 0, ran.stderr
     told = [*PLANTED.values(), 'Quimby', 'Planted', '1.2.840.7777']
     searched = 0
     for path in [*data_dir.rglob('*'), *(tmp_path / 'audit').rglob('*')]:

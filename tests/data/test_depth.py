@@ -2,10 +2,9 @@
 
 import jax
 import numpy as np
-import pydicom
 import pytest
+from conftest import write_ct
 from PIL import Image
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from jax_mrissl.augment import build_policy
 from jax_mrissl.augment.policy import make_views
@@ -23,25 +22,6 @@ def prepare(raw, tmp_path, **options):
     return prepare_dataset(
         'folder', [raw], tmp_path, canvas=SIDE, workers=1, own=own, **options
     )
-
-
-def write_ct(path, units, **tags):
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = '1.2.3'
-    ds = pydicom.dataset.FileDataset('', {}, file_meta=meta, preamble=b'\0' * 128)
-    ds.Modality, ds.PatientID, ds.SeriesInstanceUID = 'CT', 'p1', '1.2'
-    ds.RescaleSlope, ds.RescaleIntercept = '1', '-1024'
-    ds.Rows, ds.Columns = units.shape
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, 'MONOCHROME2'
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    ds.PixelRepresentation = 0
-    ds.PixelData = (units + 1024).astype('<u2').tobytes()
-    for name, value in tags.items():
-        setattr(ds, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pydicom.dcmwrite(path, ds, enforce_file_format=True)
 
 
 def on_device(prepared):

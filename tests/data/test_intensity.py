@@ -4,11 +4,9 @@ import dataclasses
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
+from conftest import write_ct
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data import catalog
@@ -19,26 +17,6 @@ from jax_mrissl.data.spec import WINDOWS, DatasetSpec, Intensity, PathPattern
 SPEC = DatasetSpec(
     name='trial', title='A trial', source='Made here.', terms='None.', layout='Any.'
 )
-
-
-def write_ct(path, values, **tags):
-    """Writes Hounsfield units as scanners do: unsigned, with an intercept."""
-    ds = pydicom.Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = '1.2.3'
-    ds.Modality, ds.PatientID, ds.SeriesInstanceUID = 'CT', 'P1', '1.2'
-    ds.PhotometricInterpretation, ds.SamplesPerPixel = 'MONOCHROME2', 1
-    ds.Rows, ds.Columns = values.shape
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    ds.PixelRepresentation = 0
-    ds.RescaleSlope, ds.RescaleIntercept = '1', '-1024'
-    ds.PixelData = (values + 1024).astype(np.uint16).tobytes()
-    for name, value in tags.items():
-        setattr(ds, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ds.save_as(path, enforce_file_format=True)
 
 
 def prepare(monkeypatch, tmp_path, **fields):

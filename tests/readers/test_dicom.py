@@ -5,7 +5,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileMetaDataset
+from conftest import dicom_of
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -13,7 +13,6 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGExtended12Bit,
-    MRImageStorage,
     RLELossless,
 )
 
@@ -25,21 +24,8 @@ SAMPLES = Path(__file__).parents[2].parent / 'shared' / 'data'
 
 
 def dataset(stored=STORED, syntax=ExplicitVRLittleEndian, **tags):
-    ds = pydicom.Dataset()
-    ds.file_meta = FileMetaDataset()
+    ds = dicom_of(stored, **tags)
     ds.file_meta.TransferSyntaxUID = syntax
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = MRImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = '1.2.3'
-    ds.Modality, ds.PatientID, ds.SeriesInstanceUID = 'MR', 'P7', '1.2'
-    ds.PhotometricInterpretation, ds.SamplesPerPixel = 'MONOCHROME2', 1
-    ds.Rows, ds.Columns = stored.shape[-2:]
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
-    ds.PixelRepresentation = int(stored.dtype.kind == 'i')
-    if stored.ndim == 3:
-        ds.NumberOfFrames = len(stored)
-    ds.PixelData = stored.tobytes()
-    for name, value in tags.items():
-        setattr(ds, name, value)
     return ds
 
 

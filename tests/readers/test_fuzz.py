@@ -9,12 +9,11 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
+from conftest import dicom_of
 from PIL import Image
 from pydicom.uid import (
-    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
@@ -64,19 +63,9 @@ def picture(kind, **options):
 
 
 def dicom(syntax):
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds = pydicom.dataset.FileDataset('', {}, file_meta=meta, preamble=b'\0' * 128)
-    meta.MediaStorageSOPInstanceUID = '1.2.3'
-    ds.Modality, ds.PatientID, ds.SOPClassUID = 'CT', 'p1', CTImageStorage
-    ds.RescaleSlope, ds.RescaleIntercept = '1', '-1024'
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, 'MONOCHROME2'
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    ds.PixelRepresentation = 0
     stored = pixels(np.uint16)
-    ds.Rows, ds.Columns = stored.shape
-    ds.PixelData = stored.tobytes()
+    tags = dict(Modality='CT', BitsStored=12, HighBit=11)
+    ds = dicom_of(stored, **tags, RescaleSlope='1', RescaleIntercept='-1024')
     if syntax == ExplicitVRBigEndian:
         ds.PixelData = stored.astype('>u2').tobytes()
     if syntax.is_encapsulated:
