@@ -17,7 +17,7 @@ from jax_mrissl.core.digest import digest
 from jax_mrissl.core.progress import Progress
 from jax_mrissl.core.run_dir import read_json, write_json
 from jax_mrissl.data.catalog import advice
-from jax_mrissl.data.prepared import PreparedSet, open_prepared
+from jax_mrissl.data.prepared import PreparedSet, find_prepared, open_prepared
 from jax_mrissl.likeness import orientation
 from jax_mrissl.likeness.filters import PIXELS
 from jax_mrissl.likeness.pairs import KINDS, NEAR, TWIN, Pairs, Pictures, find_pairs
@@ -107,8 +107,8 @@ def open_parts(data_dir: Path, names: Sequence[str]) -> list[Part]:
     """
     parts = []
     for name in dict.fromkeys(names):
-        whole = open_prepared(data_dir, name, advice=advice(name, data_dir))
-        for split in whole.card['counts']['splits']:
+        _, card = find_prepared(data_dir, name, advice=advice(name, data_dir))
+        for split in card['counts']['splits']:
             parts.append(Part(name, split, open_prepared(data_dir, name, split)))
     return parts
 

@@ -14,6 +14,7 @@ from jax_mrissl.data.spec import DatasetSpec, plain
 
 # What operating systems and archives leave behind.
 _LITTER = {'thumbs.db', 'desktop.ini', '__macosx'}
+_HASHED_AT_ONCE = 4096
 # How far below the given folder the right one is looked for.
 _SEARCH_LEVELS = 3
 
@@ -145,9 +146,11 @@ def hash_files(
 
     hashes = []
     with ThreadPoolExecutor(workers) as pool:
-        for value in pool.map(sha256, files):
-            hashes.append(value)
-            advance(1)
+        # Not all at once: what waits in the pool takes memory, for each file.
+        for start in range(0, len(files), _HASHED_AT_ONCE):
+            for value in pool.map(sha256, files[start : start + _HASHED_AT_ONCE]):
+                hashes.append(value)
+                advance(1)
     return hashes
 
 

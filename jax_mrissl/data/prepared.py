@@ -120,19 +120,16 @@ class PreparedSet:
         return dataclasses.replace(self, **picked)
 
 
-def open_prepared(
-    data_dir: str | Path, name: str, split: str = 'all', *, advice: str = ''
-) -> PreparedSet:
-    """Opens the newest version of a prepared dataset.
+def find_prepared(
+    data_dir: str | Path, name: str, *, advice: str = ''
+) -> tuple[Path, Mapping[str, Any]]:
+    """Finds the newest version of a prepared dataset, and reads its card alone.
 
     Args:
-        data_dir: where `prepare` put its datasets.
-        name: the dataset's.
-        split: one of its splits, or 'all' for all of them, in order of their names.
-        advice: what a user is told who has not prepared it: source, layout, command.
+        data_dir, name, advice: as in `open_prepared`.
 
     Raises:
-        UserError: it is not there, not whole, or has no such split.
+        UserError: it is not there, not whole, or of another format.
     """
     home = Path(data_dir).expanduser() / name
     versions = sorted(
@@ -153,6 +150,24 @@ def open_prepared(
             f'{folder} was prepared by another version of jax_mrissl. Prepare it '
             'again, with --overwrite.' + (f'\n{advice}' if advice else '')
         )
+    return folder, card
+
+
+def open_prepared(
+    data_dir: str | Path, name: str, split: str = 'all', *, advice: str = ''
+) -> PreparedSet:
+    """Opens the newest version of a prepared dataset.
+
+    Args:
+        data_dir: where `prepare` put its datasets.
+        name: the dataset's.
+        split: one of its splits, or 'all' for all of them, in order of their names.
+        advice: what a user is told who has not prepared it: source, layout, command.
+
+    Raises:
+        UserError: it is not there, not whole, of another format, or has no such split.
+    """
+    folder, card = find_prepared(data_dir, name, advice=advice)
     splits = _open_splits(folder)
     if split != 'all':
         expect_known(split, [*splits, 'all'], f'split of {name}')
