@@ -69,13 +69,14 @@ def texture(rng, pixels):
 
 
 def write_dicom(path, pixels, number):
-    """Writes a CT-like slice of 12 bits, uncompressed; ten slices a series."""
+    """Writes an MR slice of 12 bits, uncompressed; ten slices a series."""
     import pydicom
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPClassUID = MRImageStorage
+    meta.MediaStorageSOPInstanceUID = f'1.2.4.{number}'
     header = pydicom.dataset.FileDataset(path, {}, file_meta=meta, preamble=b'\0' * 128)
     header.Modality = 'MR'
     header.PatientID = f'p{number // 10}'
