@@ -65,17 +65,17 @@ def prepare(raw_dir, out):
             if wnid in wnids and (raw_dir / 'val' / 'images' / name).exists():
                 rows.writerow([name, wnid])
     for name, folder, how in (
-        ('tiny_imagenet', raw_dir / 'train', dict(classes=tuple(wnids))),
-        ('tiny_imagenet_val', raw_dir / 'val' / 'images', dict(table=table)),
+        ('learn_train', raw_dir / 'train', dict(classes=tuple(wnids))),
+        ('learn_test', raw_dir / 'val' / 'images', dict(table=table)),
     ):
         own = OwnFolder(name=name, **how)
         prepare_dataset('folder', [str(folder)], data_dir, canvas=64, own=own)
-    return [open_prepared(data_dir, n) for n in ('tiny_imagenet', 'tiny_imagenet_val')]
+    return [open_prepared(data_dir, n) for n in ('learn_train', 'learn_test')]
 
 
 def plans(method, seed, arguments, data_dir):
     """Gives the stage's plan and what it shares with others."""
-    config = base.pretrained('learn', method, 'tiny_imagenet')
+    config = base.pretrained('learn', method, 'learn_train')
     config.seed, config.data_dir = seed, str(data_dir)
     section = config.pretrain
     section.update(image_size=arguments.pixels, batch_size=64, epochs=arguments.epochs)
