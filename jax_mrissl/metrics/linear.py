@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from absl import logging
@@ -36,6 +37,7 @@ class LinearProbe:
         converged: whether every fit of the grid ended within its iterations.
         at_edge: whether the strength is the grid's first or last, so that a wider
             grid might do better.
+        model: its weights.
     """
 
     l2_strength: float
@@ -43,16 +45,44 @@ class LinearProbe:
     validation_log_loss: float
     converged: bool
     at_edge: bool
-    _mean: Array  # [F]
-    _scale: Array  # [F]
-    _weights: Array  # [F, K]
-    _bias: Array  # [K]
-    _unseen: Array  # bool [K]
+    model: 'LinearModel'
 
     def logits(self, features: Array) -> Array:
         """Gives float64 [n, K] for features, float [n, F]."""
-        rows = (np.asarray(features, np.float64) - self._mean) / self._scale
-        return _logits(rows, self._weights, self._bias, self._unseen)
+        return self.model.logits(features)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearModel:
+    """The numbers of a fitted probe: enough to predict again.
+
+    Attributes:
+        mean, scale: float64 [F], of the training rows; features are standardised.
+        weights: float64 [F, K].
+        bias: float64 [K].
+        unseen: bool [K], the classes that training never showed.
+    """
+
+    mean: Array
+    scale: Array
+    weights: Array
+    bias: Array
+    unseen: Array
+
+    def logits(self, features: Array) -> Array:
+        """Gives float64 [n, K] for features, float [n, F]."""
+        rows = (np.asarray(features, np.float64) - self.mean) / self.scale
+        return _logits(rows, self.weights, self.bias, self.unseen)
+
+    def save(self, path: Path) -> None:
+        """Writes the numbers as NumPy's `.npz`."""
+        np.savez(path, **vars(self))
+
+    @classmethod
+    def load(cls, path: Path) -> 'LinearModel':
+        """Reads what `save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(**{name: stored[name] for name in stored.files})
 
 
 def fit_linear_probe(
@@ -140,11 +170,7 @@ def fit_linear_probe(
                 validation_log_loss=held_loss,
                 converged=True,
                 at_edge=strength in (strengths[0], strengths[-1]),
-                _mean=mean,
-                _scale=scale,
-                _weights=weights,
-                _bias=bias,
-                _unseen=unseen,
+                model=LinearModel(mean, scale, weights, bias, unseen),
             )
     if best is None:
         raise ValueError('The grid of L2 strengths is empty.')

@@ -31,6 +31,7 @@ from jax_mrissl.train.start import Start
 from jax_mrissl.train.state import TrainState, initial_state
 
 PREDICTIONS = 'predictions.npz'
+PROBE = 'probe.npz'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -240,8 +241,11 @@ class Finetuner:
                 }
             )
             test = data.rows(fold.test)
+            own = folder / f'fold-{index}'
+            own.mkdir(parents=True, exist_ok=True)
+            probe.model.save(own / PROBE)
             self._write_predictions(
-                folder / f'fold-{index}',
+                own,
                 validation=(held, probe.logits(features[held])),
                 test=(test, probe.logits(features[test])),
             )
@@ -367,6 +371,10 @@ class Finetuner:
             groups=self._data.prepared.groups[rows],
             labels=self._data.labels[rows],
             logits=logits.astype(np.float64),
+            validation_file_ids=self._data.prepared.file_ids[held],
+            validation_groups=self._data.prepared.groups[held],
+            validation_labels=self._data.labels[held],
+            validation_logits=held_logits.astype(np.float64),
             temperature=np.float64(temperature),
             probabilities=softmax(logits.astype(np.float64) / temperature),
         )
