@@ -15,9 +15,10 @@ from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.pipeline import Resident, Rows, fetch
 from jax_mrissl.models import ENCODERS
+from jax_mrissl.models.heads import LinearHead
 from jax_mrissl.objectives.barlow import BarlowTwins
-from jax_mrissl.objectives.classifier import Classifier
 from jax_mrissl.objectives.simclr import SimCLR
+from jax_mrissl.objectives.supervised import Supervised, cross_entropy
 from jax_mrissl.objectives.swav import SwAV
 from jax_mrissl.objectives.vicreg import VICReg
 from jax_mrissl.tasks.programs import training_program
@@ -63,10 +64,11 @@ def objective(name, dtype, remat=False, light=False):
         return SwAV(encoder, pair + small * 2, **SWAV, **types)
     if name == 'vicreg':
         return VICReg(encoder, pair, (16, 16), **types)
-    return Classifier(encoder, policies(finetune_views()), 3, param_dtype=dtype)
+    head = LinearHead(3, dtype)
+    return Supervised(encoder, policies(finetune_views()), head, cross_entropy)
 
 
-OBJECTIVES = ['barlow', 'classifier', 'simclr', 'swav', 'vicreg']
+OBJECTIVES = ['barlow', 'supervised', 'simclr', 'swav', 'vicreg']
 
 
 def resident_set():

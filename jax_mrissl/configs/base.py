@@ -96,19 +96,31 @@ def _everything(name: str) -> ConfigDict:
             chain=(),
             finetune=dict(
                 data=dict(name='alzheimer_mri', split='all'),
-                task='severity3',  # or 'severity4', or 'classes': the set's own
-                modes=('linear', 'full'),
+                # Or 'severity4', 'demented'; 'classes': the set's own; 'regression':
+                # its number (CDR, sum of boxes), or by its levels, 'ordinal'.
+                task='severity3',
+                modes=('linear', 'knn', 'full'),
                 image_size=128,
                 slices_per_group=0,  # central slices of a subject; 0: all
+                # Or 'site': each site is tested once. For comparison, and leaky:
+                # 'image', folds of images; 'shipped', the set's own split.
+                division='subject',
                 folds=5,
                 fold_seed=0,
+                label_fraction=1.0,  # of the training subjects
+                shuffle_labels=False,  # a control: subjects get each other's labels
+                covariates='',  # a CSV file: age, sex, ... by session, subject or file
+                where='',  # on its columns: 'age>=60 and sex==F'
                 evaluation_batch_size=256,
                 bootstrap_resamples=2000,
                 evaluation_view=evaluation_view(),
                 linear=dict(l2_strengths=(10.0, 100.0, 1e3, 1e4, 1e5, 1e6)),
+                knn=dict(neighbours=(20, 200)),
                 full=dict(
                     batch_size=64,
                     epochs=50,
+                    # All are tried in each fold; the best by validation is kept.
+                    grid=dict(rate_per_256=(3e-4, 1e-3), weight_decay=(1e-2, 1e-1)),
                     optimizer=dict(
                         name='adamw',
                         rate_per_256=1e-3,
@@ -160,6 +172,7 @@ def _demo(config: ConfigDict) -> None:
         section.optimizer.warmup_epochs = 1.0
     config.finetune.update(image_size=48, slices_per_group=4)
     config.finetune.full.update(batch_size=32, epochs=6)
+    config.finetune.full.grid = {}
     config.finetune.full.optimizer.warmup_epochs = 1.0
 
 
@@ -181,6 +194,8 @@ def _smoke(config: ConfigDict) -> None:
     )
     config.finetune.linear.l2_strengths = (1.0, 100.0)
     config.finetune.full.update(batch_size=8, epochs=2, checkpoint_every_epochs=1)
+    config.finetune.full.grid = {}
+    config.finetune.knn.neighbours = (3,)
     config.finetune.full.optimizer.warmup_epochs = 0.5
 
 

@@ -23,7 +23,7 @@ PLACEMENTS = ('auto', 'device', 'host', 'stream')
 class Resident:
     """A whole set on the accelerator: image [n, H, W, C], box [n, 4], label, group.
 
-    `window`, float32 [n, 2] or None: as of a `Batch`.
+    `label` and `window`, float32 [n, 2] or None: as of a `Batch`.
     """
 
     image: Any

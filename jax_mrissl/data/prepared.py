@@ -18,8 +18,10 @@ from jax_mrissl.readers.image import decode_png
 _FACTS = (
     'box',
     'label',
+    'target',
     'group',
     'position',
+    'site',
     'source',
     'file_id',
     'pixel_sha256',
@@ -36,8 +38,11 @@ class PreparedSet:
         card: what `prepare` wrote of it; see `specs` in the card's own text.
         boxes: int32 [n, 4]: top, left, height, width of each image's valid part.
         labels: int32 [n], -1 where unknown.
+        targets: float32 [n], the number that may be regressed, NaN where unknown.
         groups: text [n], a keyed hash of the subject.
         positions: float32 [n], place within the subject's series, NaN where unknown.
+        sites: text [n], a keyed hash of where it was made, '' where unknown.
+        splits: text [n], the shipped split that each image is in.
         file_ids: text [n].
         pixel_sha256: text [n], of the raw pixels.
         windows: float32 [n, 2], the stored values that are shown as black and white,
@@ -48,8 +53,11 @@ class PreparedSet:
     card: Mapping[str, Any]
     boxes: np.ndarray
     labels: np.ndarray
+    targets: np.ndarray
     groups: np.ndarray
     positions: np.ndarray
+    sites: np.ndarray
+    splits: np.ndarray
     file_ids: np.ndarray
     pixel_sha256: np.ndarray
     windows: np.ndarray | None
@@ -191,8 +199,11 @@ def open_prepared(
         card=card,
         boxes=np.array(facts['box'], np.int32).reshape(-1, 4),
         labels=np.array(facts['label'], np.int32),
+        targets=np.array(facts['target'], np.float32),
         groups=text('group'),
         positions=np.array(facts['position'], np.float32),
+        sites=text('site'),
+        splits=np.array(list(splits))[[source for source, _ in places]],
         file_ids=text('file_id'),
         pixel_sha256=text('pixel_sha256'),
         windows=None

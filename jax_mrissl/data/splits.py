@@ -158,6 +158,65 @@ def folds(
     return made, missing_classes(made, own, classes)
 
 
+def fold_around(
+    test: set[str],
+    groups: Sequence[str] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    pixel_sha256: Sequence[str] | np.ndarray,
+    *,
+    count: int,
+    salt: tuple[int, int],
+) -> Fold:
+    """Makes the fold that tests given subjects; one in `count` of the rest validates.
+
+    Args:
+        test: the subjects that are tested.
+        groups, labels, pixel_sha256: as in `folds`.
+        count: of the others one in so many is for validation, by class.
+        salt: numbers that decide which.
+
+    Raises:
+        UserError: nobody is left to validate or to train on; or as `folds`.
+    """
+    own = group_labels(groups, labels)
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for group, label in own.items():
+        by_class[label].append(group)
+    keys = group_keys(groups, pixel_sha256)
+    return _fold(test & set(own), by_class, keys, count=count, salt=salt)
+
+
+def part_of_training(
+    fold: Fold,
+    groups: Sequence[str] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    pixel_sha256: Sequence[str] | np.ndarray,
+    *,
+    fraction: float,
+    seed: int = 0,
+) -> Fold:
+    """Leaves a share of the training subjects in, by class, and at least one of each.
+
+    The subjects of a smaller share are among those of a larger one. Validation and
+    test stay as they are.
+
+    Args:
+        fold: the whole.
+        groups, labels, pixel_sha256: as in `folds`.
+        fraction: of the training subjects, above 0, at most 1.
+        seed: another one gives other subjects.
+    """
+    own = group_labels(groups, labels)
+    keys = group_keys(groups, pixel_sha256)
+    kept: set[str] = set()
+    for label in sorted(set(own.values())):
+        members = [group for group in fold.train if own[group] == label]
+        # Rounded half up, so that no class dies out and shares are nested.
+        size = max(1, int(fraction * len(members) + 0.5))
+        kept.update(_shuffled(members, keys, seed, 'fraction')[:size])
+    return dataclasses.replace(fold, train=frozenset(kept))
+
+
 def missing_classes(
     parts: Sequence[Fold], labels: Mapping[str, int], classes: Sequence[str]
 ) -> list[str]:
@@ -192,7 +251,7 @@ def missing_classes(
 
 
 def write_folds(path: Path, parts: Sequence[Fold]) -> None:
-    """Writes folds by group ids, which are hashes. Same folds, same bytes."""
+    """Writes folds by group or file ids, which are hashes. Same folds, same bytes."""
     rows = [
         {part: sorted(getattr(fold, part)) for part in ('train', 'validation', 'test')}
         for fold in parts

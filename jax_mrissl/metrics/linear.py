@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from scipy import special
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
 from jax_mrissl.core.errors import UserError
@@ -118,20 +118,14 @@ def fit_linear_probe(
     """
     train = np.asarray(train, np.float64)
     held = np.asarray(held, np.float64)
-    if not (np.isfinite(train).all() and np.isfinite(held).all()):
-        raise UserError(
-            'Some features of the encoder are not finite: its training diverged. Train '
-            'it with a lower learning rate.'
-        )
+    _expect_finite(train, held)
     seen, targets = np.unique(train_labels, return_inverse=True)
     if len(seen) < 2:
         raise UserError(
             f'A probe needs two classes in training; found {len(seen)} in '
             f'{len(train)} rows. Take fewer folds: --config.finetune.folds.'
         )
-    mean, scale = train.mean(0), train.std(0)
-    # What varies no more than float32 rounds is dead, and must not be blown up.
-    scale[scale <= 1e-6 * (np.abs(mean) + scale.max())] = 1.0
+    mean, scale = _standard(train)
     rows, held_rows = (train - mean) / scale, (held - mean) / scale
     strengths = sorted(set(map(float, l2_strengths)), reverse=True)
     unseen = ~np.isin(np.arange(classes), seen)
@@ -175,6 +169,51 @@ def fit_linear_probe(
     if best is None:
         raise ValueError('The grid of L2 strengths is empty.')
     return dataclasses.replace(best, converged=converged)
+
+
+def fit_ridge(train: Array, targets: Array, *, l2_strength: float) -> LinearModel:
+    """Fits ridge regression of one number, in closed form.
+
+    Features are standardised by the training rows. The penalty is strength times the
+    squared weights (not the bias), beside the sum of the squared errors over rows.
+
+    Args:
+        train: float [n, F].
+        targets: float [n].
+        l2_strength: above 0.
+
+    Returns: a model whose `logits`, [n, 1], are the number.
+
+    Raises:
+        UserError: features that are not finite.
+    """
+    train = np.asarray(train, np.float64)
+    _expect_finite(train)
+    mean, scale = _standard(train)
+    model = Ridge(alpha=l2_strength).fit((train - mean) / scale, targets)
+    return LinearModel(
+        mean,
+        scale,
+        model.coef_[:, None],
+        np.array([model.intercept_]),
+        np.zeros(1, bool),
+    )
+
+
+def _expect_finite(*features: Array) -> None:
+    if not all(np.isfinite(rows).all() for rows in features):
+        raise UserError(
+            'Some features of the encoder are not finite: its training diverged. Train '
+            'it with a lower learning rate.'
+        )
+
+
+def _standard(train: Array) -> tuple[Array, Array]:
+    """Gives mean and scale of features, [F]."""
+    mean, scale = train.mean(0), train.std(0)
+    # What varies no more than float32 rounds is dead, and must not be blown up.
+    scale[scale <= 1e-6 * (np.abs(mean) + scale.max())] = 1.0
+    return mean, scale
 
 
 def _spread(

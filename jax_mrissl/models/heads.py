@@ -1,4 +1,4 @@
-"""What stands on top of an encoder: projectors and linear classifiers."""
+"""What stands on top of an encoder: projectors, and heads that answer a task."""
 
 from typing import Any, Literal
 
@@ -76,10 +76,10 @@ def _torch_bias(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
-class LinearClassifier(nn.Module):
-    """One linear layer from an embedding to the logits of K classes."""
+class LinearHead(nn.Module):
+    """One linear layer from an embedding to K outputs: logits, or a number."""
 
-    classes: int
+    outputs: int
     param_dtype: Any = jnp.float32
 
     @nn.compact
@@ -90,12 +90,65 @@ class LinearClassifier(nn.Module):
         train: bool = False,
         axis: BatchAxis = WHOLE_BATCH,
     ) -> jax.Array:
-        """Maps embeddings, [B, F], to logits, [B, K], in the parameters' type."""
+        """Maps embeddings, [B, F], to outputs, [B, K], in the parameters' type."""
         del train, axis
         return nn.Dense(
-            self.classes,
+            self.outputs,
             kernel_init=_TORCH_LINEAR,
             dtype=self.param_dtype,
             param_dtype=self.param_dtype,
             name='linear',
         )(embedding)
+
+
+class OrdinalHead(nn.Module):
+    """One score and K - 1 rising thresholds: proportional odds over ordered levels.
+
+    P(level <= k) = sigmoid(threshold_k - score). The thresholds begin where a score of
+    0 makes all levels equally likely.
+
+    Source: McCullagh 1980, Regression models for ordinal data, section 2.
+    """
+
+    levels: int
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        embedding: jax.Array,
+        *,
+        train: bool = False,
+        axis: BatchAxis = WHOLE_BATCH,
+    ) -> jax.Array:
+        """Maps embeddings, [B, F], to log probabilities of the levels, [B, K]."""
+        score = LinearHead(1, self.param_dtype, name='score')(
+            embedding, train=train, axis=axis
+        )
+        shares = jnp.arange(1, self.levels) / self.levels
+        even = jnp.log(shares / (1 - shares)).astype(self.param_dtype)  # [K-1]
+        # Steps are kept above zero by a softplus, so that the thresholds stay in order.
+        first = self.param('first', lambda _: even[:1])
+        steps = self.param('steps', lambda _: _inverse_softplus(jnp.diff(even)))
+        thresholds = jnp.cumsum(jnp.concatenate([first, jax.nn.softplus(steps)]))
+        return ordinal_log_probabilities(thresholds[None] - score)
+
+
+def ordinal_log_probabilities(odds: jax.Array) -> jax.Array:
+    """Gives log P(level = k), [B, K], of log odds of level <= k, rising, [B, K-1].
+
+    sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which stays exact
+    where both are near 0 or 1.
+    """
+    below, above = odds[:, :-1], odds[:, 1:]
+    middle = (
+        jax.nn.log_sigmoid(above)
+        + jax.nn.log_sigmoid(-below)
+        + jnp.log(-jnp.expm1(below - above))
+    )
+    ends = jax.nn.log_sigmoid(odds[:, :1]), jax.nn.log_sigmoid(-odds[:, -1:])
+    return jnp.concatenate([ends[0], middle, ends[1]], axis=1)
+
+
+def _inverse_softplus(x: jax.Array) -> jax.Array:
+    return x + jnp.log(-jnp.expm1(-x))

@@ -16,8 +16,9 @@ from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
 from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
-from jax_mrissl.tasks.finetune import Finetuner, LabelledData, label_data
+from jax_mrissl.tasks.finetune import Finetuner
 from jax_mrissl.tasks.from_config import Experiment, PretrainPlan
+from jax_mrissl.tasks.labelled import LabelledData, label_data
 from jax_mrissl.tasks.pretrain import (
     lay_out,
     open_data,
@@ -54,7 +55,7 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
     common, plan = experiment.common, experiment.finetune
     pretraining = [open_data(p.data, common.data_dir) for p in experiment.chain]
     whole = open_data(plan.data, common.data_dir)
-    data = label_data(plan, whole)
+    data = label_data(plan, whole, common)
 
     jobs: list[_Job] = []
     outside = find_start(experiment.init_from) if experiment.init_from else None
@@ -78,6 +79,7 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
                 **plan.identity(mode),
                 **begin.params,
                 'data': data.prepared.fingerprint,
+                **data.identity(),
             }
             stage = Stage('finetune', params, begin.inputs)
             what = f'Finetuning ({name}, {mode})'

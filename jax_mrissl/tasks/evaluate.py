@@ -27,8 +27,9 @@ from jax_mrissl.metrics.bootstrap import (
 from jax_mrissl.metrics.calibration import calibration_error, softmax
 from jax_mrissl.metrics.classification import METRICS, by_subject, log_loss
 from jax_mrissl.report.table import estimate_text, results_markdown, results_table
-from jax_mrissl.tasks.finetune import PREDICTIONS, LabelledData
+from jax_mrissl.tasks.finetune import PREDICTIONS
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan, Json
+from jax_mrissl.tasks.labelled import LabelledData
 
 UNTRAINED = 'untrained'
 CLASS_PRIOR = 'class prior'
@@ -229,8 +230,11 @@ def _pool(arm: Arm, data: LabelledData) -> _Pooled:
 
 
 def _training_log_loss(folds: Sequence[Json]) -> float | None:
-    """Gives the mean over folds of where training ended; None if one diverged."""
-    losses = [fold['training_log_loss'] for fold in folds]
+    """Gives the mean over folds of where training ended; None if one diverged.
+
+    Neighbours learn nothing, and have no such loss: 0.
+    """
+    losses = [fold.get('training_log_loss', 0.0) for fold in folds]
     if any(loss is None or not math.isfinite(loss) for loss in losses):
         return None
     return float(np.mean(losses))
@@ -431,7 +435,10 @@ def _tuning_text(plan: FinetunePlan) -> str:
     texts = {
         'linear': f'linear: logistic regression on frozen features, the best of '
         f'{len(plan.linear.l2_strengths)} L2 strengths by validation.',
-        'full': f'full: the whole network is trained, one setting, the best of '
+        'knn': f'knn: a vote of the nearest among frozen features, the best of '
+        f'{len(plan.knn.neighbours)} numbers of neighbours by validation.',
+        'full': f'full: the whole network is trained, the best of '
+        f'{len(plan.full.trials(plan.build_optimizer()))} settings and '
         f'{plan.full.epochs} epochs by validation.',
     }
     return ' '.join(texts[mode] for mode in plan.modes)

@@ -1,7 +1,8 @@
-"""Finetuning on labelled subjects: every fold, by linear probe or in full."""
+"""Finetuning on labelled subjects: every fold, on frozen features or in full."""
 
 import dataclasses
 import functools
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,86 +14,25 @@ from absl import logging
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import MetricsLog, read_json, write_json
-from jax_mrissl.data.labels import LabelTask, label_task
 from jax_mrissl.data.pipeline import Resident, Shard, resident, row_feeds
-from jax_mrissl.data.prepared import PreparedSet
-from jax_mrissl.data.splits import Fold, folds
-from jax_mrissl.metrics.calibration import fit_temperature, softmax
-from jax_mrissl.metrics.classification import by_subject, log_loss
-from jax_mrissl.metrics.linear import fit_linear_probe
-from jax_mrissl.objectives.classifier import Classifier
-from jax_mrissl.tasks.from_config import Common, FinetunePlan, Json
+from jax_mrissl.data.splits import Fold
+from jax_mrissl.objectives.supervised import Supervised
+from jax_mrissl.tasks.answers import answers
+from jax_mrissl.tasks.from_config import Common, FinetunePlan, Json, Trial
+from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.pretrain import device_in_words
 from jax_mrissl.tasks.programs import RowProgram, embedding, training_program
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
-from jax_mrissl.train.loop import Rhythm, run_steps
+from jax_mrissl.train.loop import Rhythm, TrainingDiverged, run_steps
+from jax_mrissl.train.optimizer import tunable, with_settings
 from jax_mrissl.train.parallel import choose_parallel
 from jax_mrissl.train.start import Start
 from jax_mrissl.train.state import TrainState, initial_state
 
 PREDICTIONS = 'predictions.npz'
 PROBE = 'probe.npz'
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LabelledData:
-    """The labelled images of an experiment, and who is in which fold.
-
-    Attributes:
-        prepared: the rows that are used, all of them labelled.
-        task: what is told apart.
-        labels: int32 [n], class numbers of the task.
-        folds: of subjects.
-        warnings: what a reader of the folds must know.
-    """
-
-    prepared: PreparedSet
-    task: LabelTask
-    labels: np.ndarray
-    folds: tuple[Fold, ...]
-    warnings: tuple[str, ...]
-
-    def rows(self, subjects: frozenset[str]) -> np.ndarray:
-        """Gives the rows of some subjects, int [k], in order."""
-        return np.flatnonzero([g in subjects for g in self.prepared.groups])
-
-
-def label_data(plan: FinetunePlan, whole: PreparedSet) -> LabelledData:
-    """Chooses the labelled rows and makes the folds.
-
-    Folds are keyed by all of a subject's images, so that they hold when only some of
-    its slices are used.
-    """
-    whole = whole.select(np.flatnonzero(whole.labels >= 0))
-    if len(whole) == 0:
-        raise UserError(
-            f'No image of {whole.name} has a label: nothing to finetune on.'
-        )
-    task = label_task(plan.task, tuple(whole.card['classes']))
-    labels = task.labels(whole.labels)
-    made, warnings = folds(
-        whole.groups,
-        labels,
-        whole.pixel_sha256,
-        classes=task.classes,
-        count=plan.folds,
-        seed=plan.fold_seed,
-    )
-    rows = central_slices(whole, plan.slices_per_group)
-    return LabelledData(whole.select(rows), task, labels[rows], made, tuple(warnings))
-
-
-def central_slices(prepared: PreparedSet, count: int) -> np.ndarray:
-    """Gives the rows of each subject's `count` central slices; all if `count` is 0."""
-    if count == 0:
-        return np.arange(len(prepared))
-    kept = []
-    for group in np.unique(prepared.groups):
-        rows = np.flatnonzero(prepared.groups == group)
-        order = np.lexsort((prepared.file_ids[rows], prepared.positions[rows]))
-        start = max(0, (len(rows) - count) // 2)
-        kept.append(rows[order][start : start + count])
-    return np.sort(np.concatenate(kept))
+# In a trial's folder: the network of its best epoch.
+BEST = 'best'
 
 
 class Finetuner:
@@ -105,8 +45,11 @@ class Finetuner:
 
     def __init__(self, plan: FinetunePlan, common: Common, data: LabelledData):
         self._plan, self._common, self._data = plan, common, data
+        self._answers = answers(data)
         self._parallel = choose_parallel(common.parallel, plan.full.batch_size)
         self._key = jax.random.key(common.seed)
+        # Of the encoder that was asked for last: modes on frozen features share them.
+        self._embedded: tuple[str, np.ndarray] | None = None
 
     def run(
         self,
@@ -120,7 +63,7 @@ class Finetuner:
         """Finetunes in all folds; writes `fold-N/predictions.npz` for each.
 
         Args:
-            mode: 'linear' or 'full'.
+            mode: 'linear', 'knn' or 'full'.
             start_from: a pretrained encoder; None: an untrained one.
             folder: the stage's.
             lineage: written into each checkpoint.
@@ -129,14 +72,17 @@ class Finetuner:
         Returns: JSON facts about the run.
         """
         began = time.monotonic()
-        state = self._parallel.replicate(self._initial)
-        if start_from is not None:
-            state = start_from.give_to(state)
-        if mode == 'linear':
-            facts = self._run_linear(state, folder, what)
-        else:
+        if mode == 'full':
+            state = self._state(start_from)
             facts = [
                 self._run_fold(index, fold, state, folder, lineage, what)
+                for index, fold in enumerate(self._data.folds)
+            ]
+        else:
+            fit = {'linear': self._fit_linear, 'knn': self._fit_knn}[mode]
+            features = self._features_of(start_from, what)
+            facts = [
+                fit(features, fold, folder / f'fold-{index}')
                 for index, fold in enumerate(self._data.folds)
             ]
         return {
@@ -148,18 +94,16 @@ class Finetuner:
     # What the arms share, made when the first needs it.
 
     @functools.cached_property
-    def _source(self) -> Resident:
-        held = dataclasses.replace(
-            resident(self._data.prepared), label=self._data.labels
-        )
-        return self._parallel.replicate(held)
+    def _images(self) -> Resident:
+        return self._parallel.replicate(resident(self._data.prepared))
 
     @functools.cached_property
-    def _objective(self) -> Classifier:
-        return Classifier(
+    def _objective(self) -> Supervised:
+        return Supervised(
             self._common.build_encoder(),
             (self._plan.build_training_policy(),),
-            len(self._data.task.classes),
+            self._answers.head,
+            self._answers.row_loss,
         )
 
     @functools.cached_property
@@ -184,8 +128,9 @@ class Finetuner:
 
     @functools.cached_property
     def _optimizer(self) -> optax.GradientTransformation:
-        rule = self._plan.build_optimizer().transform
-        return self._objective.optimize(rule, self._schedule)
+        # Trials of the grid differ in numbers of the state, not in the program.
+        declared = self._plan.build_optimizer()
+        return tunable(declared, self._schedule)
 
     @functools.cached_property
     def _initial(self) -> TrainState:
@@ -201,8 +146,8 @@ class Finetuner:
         return training_program(self._objective, self._optimizer, self._parallel)
 
     @functools.cached_property
-    def _logits(self) -> RowProgram:
-        return self._row_program(self._objective.logits)
+    def _outputs(self) -> RowProgram:
+        return self._row_program(self._objective.outputs)
 
     @functools.cached_property
     def _features(self) -> RowProgram:
@@ -212,44 +157,67 @@ class Finetuner:
         policy = self._plan.build_evaluation_policy()
         return RowProgram(network, policy, self._plan.evaluation_batch_size)
 
-    # The two modes.
+    def _state(self, start_from: Start | None) -> TrainState:
+        state = self._parallel.replicate(self._initial)
+        return state if start_from is None else start_from.give_to(state)
 
-    def _run_linear(self, state: TrainState, folder: Path, what: str) -> list[Json]:
+    # On frozen features.
+
+    def _features_of(self, start_from: Start | None, what: str) -> np.ndarray:
+        address = start_from.address if start_from else ''
+        if self._embedded is None or self._embedded[0] != address:
+            count = len(self._data.labels)
+            logging.info('%s: features of %d images.', what, count)
+            state = self._state(start_from)
+            self._embedded = (
+                address,
+                self._features(
+                    state.params, state.model_state, self._images, np.arange(count)
+                ),
+            )
+        return self._embedded[1]
+
+    def _fit_linear(self, features: np.ndarray, fold: Fold, folder: Path) -> Json:
         data = self._data
-        logging.info('%s: features of %d images.', what, len(data.labels))
-        features = self._features(
-            state.params, state.model_state, self._source, np.arange(len(data.labels))
+        train, held = data.rows(fold.train), data.rows(fold.validation)
+        probe, facts = self._answers.fit_linear(
+            features, train, held, self._plan.linear.l2_strengths
         )
-        facts = []
-        for index, fold in enumerate(data.folds):
-            train, held = data.rows(fold.train), data.rows(fold.validation)
-            probe = fit_linear_probe(
-                features[train],
-                data.labels[train],
-                features[held],
-                data.labels[held],
-                data.prepared.groups[held],
-                classes=len(data.task.classes),
-                l2_strengths=self._plan.linear.l2_strengths,
-            )
-            facts.append(
-                {
-                    'l2_strength': probe.l2_strength,
-                    'training_log_loss': probe.training_log_loss,
-                    'converged': probe.converged,
-                    'strength_at_edge_of_grid': probe.at_edge,
-                }
-            )
-            test = data.rows(fold.test)
-            own = folder / f'fold-{index}'
-            own.mkdir(parents=True, exist_ok=True)
-            probe.model.save(own / PROBE)
-            self._write_predictions(
-                own,
-                validation=(held, probe.logits(features[held])),
-                test=(test, probe.logits(features[test])),
-            )
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.save(folder / PROBE)
+        test = data.rows(fold.test)
+        self._write_predictions(
+            folder,
+            held,
+            probe.logits(features[held]),
+            test,
+            probe.logits(features[test]),
+        )
         return facts
+
+    def _fit_knn(self, features: np.ndarray, fold: Fold, folder: Path) -> Json:
+        data = self._data
+        train, held = data.rows(fold.train), data.rows(fold.validation)
+        tried = {
+            count: self._answers.vote(features, train, held, count)
+            for count in self._plan.knn.neighbours
+        }
+        losses = {
+            count: self._answers.loss(held, votes) for count, votes in tried.items()
+        }
+        best = min(losses, key=lambda count: losses[count])
+        test = data.rows(fold.test)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_predictions(
+            folder,
+            held,
+            tried[best],
+            test,
+            self._answers.vote(features, train, test, best),
+        )
+        return {'neighbours': best, 'validation_loss': losses[best]}
+
+    # In full.
 
     def _run_fold(
         self,
@@ -260,12 +228,79 @@ class Finetuner:
         lineage: Lineage,
         what: str,
     ) -> Json:
+        """Tries every point of the grid; keeps the best by validation."""
         folder = folder / f'fold-{index}'
         done = folder / 'done.json'
         if done.exists():
             return read_json(done)
+        grid = self._plan.full.trials(self._plan.build_optimizer())
+        trials = []
+        for number, trial in enumerate(grid):
+            told = f'{what}, fold {index + 1} of {len(self._data.folds)}'
+            if len(grid) > 1:
+                told += f', trial {number + 1} of {len(grid)}'
+            own = folder / f'trial-{number}'
+            try:
+                found = self._run_trial(trial, index, fold, start, own, lineage, told)
+            except TrainingDiverged:
+                if len(grid) == 1:
+                    raise
+                logging.warning('%s diverged, and is out.', told)
+                found = {**dataclasses.asdict(trial), 'validation_loss': None}
+            trials.append(found)
+        ran = [
+            n for n, found in enumerate(trials) if found['validation_loss'] is not None
+        ]
+        if not ran:
+            raise TrainingDiverged(
+                f'{what}: every trial of finetune.full.grid diverged in fold '
+                f'{index + 1}. Try lower rates.'
+            )
+        best = min(ran, key=lambda number: trials[number]['validation_loss'])
+        facts = {**trials[best], 'trial': best, 'trials': trials}
+        kept, _ = self._open_best(folder / f'trial-{best}', start, lineage)
+        train, held = self._data.rows(fold.train), self._data.rows(fold.validation)
+        test = self._data.rows(fold.test)
+
+        def outputs(rows: np.ndarray) -> np.ndarray:
+            found = self._outputs(
+                kept['params'], kept['model_state'], self._images, rows
+            )
+            return self._answers.read(found, train)
+
+        self._write_predictions(folder, held, outputs(held), test, outputs(test))
+        write_json(done, facts)
+        for number in range(len(grid)):
+            # What only going on needs, and networks that nothing will ask for.
+            shutil.rmtree(folder / f'trial-{number}' / 'last', ignore_errors=True)
+            if number != best:
+                shutil.rmtree(folder / f'trial-{number}' / BEST, ignore_errors=True)
+        return facts
+
+    def _open_best(
+        self, folder: Path, like: TrainState, lineage: Lineage
+    ) -> tuple[Any, int]:
+        """Reads the network of a trial's best epoch, and its step."""
+        with Checkpoints(folder / BEST, lineage) as best:
+            kept, _ = best.restore(
+                {'params': like.params, 'model_state': like.model_state}
+            )
+            return kept, best.latest() or 0
+
+    def _run_trial(
+        self,
+        trial: Trial,
+        index: int,
+        fold: Fold,
+        start: TrainState,
+        folder: Path,
+        lineage: Lineage,
+        what: str,
+    ) -> Json:
+        done = folder / 'done.json'
+        if done.exists():
+            return read_json(done)
         data, plan = self._data, self._plan.full
-        what = f'{what}, fold {index + 1} of {len(data.folds)}'
         steps = self._steps_per_epoch
         rhythm = Rhythm(
             steps=plan.epochs * steps,
@@ -274,43 +309,52 @@ class Finetuner:
             checkpoint_every=plan.checkpoint_every_epochs * steps,
             monitor_every=steps,
         )
-        held = data.rows(fold.validation)
+        train, held = data.rows(fold.train), data.rows(fold.validation)
+        truth = self._parallel.replicate(self._answers.truth(train))
+        source = dataclasses.replace(self._images, label=truth)
         log = MetricsLog(folder / 'metrics.jsonl')
-        # The step donates its state, and the next fold starts from the same one.
+        ratio = trial.rate_per_256 / self._plan.build_optimizer().rate_per_256
+        # The step donates its state, and the next trial starts from the same one.
         state = jax.tree.map(lambda leaf: leaf.copy(), start)
+        state = dataclasses.replace(
+            state,
+            opt_state=with_settings(
+                state.opt_state, rate_ratio=ratio, weight_decay=trial.weight_decay
+            ),
+        )
         with (
             Checkpoints(folder / 'last', lineage) as last,
-            Checkpoints(folder / 'best', lineage) as best,
+            Checkpoints(folder / BEST, lineage) as best,
         ):
             if last.latest() is not None:
                 state, _ = last.restore(state)
             first = int(state.step)
             log.rewind(first)
             # What counts as the best so far is read off the log, which was cut to the
-            # checkpoint: so a fold that was killed goes on as if it had not been.
-            seen = [row['validation_log_loss'] for row in log.rows()]
+            # checkpoint: so a trial that was killed goes on as if it had not been.
+            seen = [row['validation_loss'] for row in log.rows()]
 
             def validate(state: TrainState, _: Any) -> dict[str, float]:
-                logits = self._logits(
-                    state.params, state.model_state, self._source, held
+                outputs = self._outputs(
+                    state.params, state.model_state, self._images, held
                 )
-                loss = self._subject_log_loss(held, logits)
+                loss = self._answers.loss(held, self._answers.read(outputs, train))
                 if loss < min(seen, default=np.inf):
                     kept = {'params': state.params, 'model_state': state.model_state}
                     best.save(int(state.step), kept, {})
                     # Whole before the checkpoint of `last` that counts on it.
                     best.wait()
                 seen.append(loss)
-                return {'validation_log_loss': loss}
+                return {'validation_loss': loss}
 
-            state = run_steps(
+            run_steps(
                 state,
                 self._step,
-                self._source,
+                source,
                 map(
                     self._parallel.place_feed,
                     row_feeds(
-                        data.rows(fold.train),
+                        train,
                         batch_size=plan.batch_size,
                         steps_per_epoch=steps,
                         seed=self._common.seed + index,
@@ -321,60 +365,43 @@ class Finetuner:
                 self._parallel.replicate(jax.random.fold_in(self._key, 1 + index)),
                 rhythm=rhythm,
                 images_per_step=plan.batch_size,
-                learning_rate=self._schedule,
+                learning_rate=lambda step: ratio * self._schedule(step),
                 log=log,
                 checkpoints=last,
                 monitor=validate,
                 what=what,
             )
-            kept, _ = best.restore(
-                {'params': state.params, 'model_state': state.model_state}
-            )
-            best_step = best.latest()
-        test = data.rows(fold.test)
-
-        def logits(rows: np.ndarray) -> np.ndarray:
-            return self._logits(kept['params'], kept['model_state'], self._source, rows)
-
-        self._write_predictions(
-            folder, validation=(held, logits(held)), test=(test, logits(test))
-        )
+            best_step = best.latest() or 0
         rows = log.rows()
         facts = {
-            'best_epoch': round((best_step or 0) / steps),
-            'validation_log_loss': min(row['validation_log_loss'] for row in rows),
-            'training_log_loss': rows[-1]['loss'],
+            **dataclasses.asdict(trial),
+            'best_epoch': round(best_step / steps),
+            'validation_loss': min(row['validation_loss'] for row in rows),
+            'training_log_loss'
+            if data.task.kind != 'regression'
+            else 'training_loss': rows[-1]['loss'],
         }
         write_json(done, facts)
         return facts
 
-    def _subject_log_loss(self, rows: np.ndarray, logits: np.ndarray) -> float:
-        labels, groups = self._data.labels[rows], self._data.prepared.groups[rows]
-        subjects = by_subject(softmax(logits), labels, groups)
-        return float(log_loss(subjects.probabilities, subjects.labels))
-
     def _write_predictions(
         self,
         folder: Path,
-        *,
-        validation: tuple[np.ndarray, np.ndarray],
-        test: tuple[np.ndarray, np.ndarray],
+        held: np.ndarray,
+        held_outputs: np.ndarray,
+        test: np.ndarray,
+        test_outputs: np.ndarray,
     ) -> None:
-        """Writes test probabilities, calibrated by the validation part."""
-        held, held_logits = validation
-        rows, logits = test
-        temperature = fit_temperature(held_logits, self._data.labels[held])
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes what is told of the tested rows, and of the validation rows."""
+        data = self._data
         np.savez(
             folder / PREDICTIONS,
-            file_ids=self._data.prepared.file_ids[rows],
-            groups=self._data.prepared.groups[rows],
-            labels=self._data.labels[rows],
-            logits=logits.astype(np.float64),
-            validation_file_ids=self._data.prepared.file_ids[held],
-            validation_groups=self._data.prepared.groups[held],
-            validation_labels=self._data.labels[held],
-            validation_logits=held_logits.astype(np.float64),
-            temperature=np.float64(temperature),
-            probabilities=softmax(logits.astype(np.float64) / temperature),
+            allow_pickle=False,
+            file_ids=data.prepared.file_ids[test],
+            groups=data.prepared.groups[test],
+            labels=data.labels[test],
+            validation_file_ids=data.prepared.file_ids[held],
+            validation_groups=data.prepared.groups[held],
+            validation_labels=data.labels[held],
+            **self._answers.columns(held, held_outputs, test, test_outputs),
         )

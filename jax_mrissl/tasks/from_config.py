@@ -12,6 +12,8 @@ from jax_mrissl.augment import build_policy
 from jax_mrissl.augment.policy import Policy
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.data.divisions import DIVISIONS
+from jax_mrissl.data.labels import TASKS
 from jax_mrissl.data.pipeline import PLACEMENTS, Placement
 from jax_mrissl.models import ENCODERS
 from jax_mrissl.objectives import METHODS
@@ -21,7 +23,7 @@ from jax_mrissl.train.optimizer import OPTIMIZERS, Optimizer
 
 Json = Any
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-MODES = ('linear', 'full')
+MODES = ('linear', 'knn', 'full')
 POSITIVES = ('image', 'subject')
 
 
@@ -162,30 +164,75 @@ class LinearPlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class KnnPlan:
+    """A vote of the nearest neighbours among frozen features.
+
+    Attributes:
+        neighbours: the grid of how many vote, chosen from by validation.
+    """
+
+    neighbours: tuple[int, ...]
+
+    def __post_init__(self):
+        if not self.neighbours or min(self.neighbours) < 1:
+            raise UserError('finetune.knn.neighbours: numbers of at least 1.')
+
+    def identity(self) -> Json:
+        """Gives what of this decides the stage's numbers."""
+        return {'neighbours': list(self.neighbours)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One point of the grid of full finetuning.
+
+    Attributes:
+        rate_per_256: peak learning rate for a batch of 256.
+        weight_decay: of weights.
+    """
+
+    rate_per_256: float
+    weight_decay: float
+
+
+@dataclasses.dataclass(frozen=True)
 class FullPlan:
     """Training of the whole network.
 
     Attributes:
         batch_size: of the global batch.
         epochs: length of each fold's run; the best epoch by validation is kept.
+        grid: `rate_per_256` and `weight_decay`, lists of values that are all tried in
+            every fold, the best by validation kept; (): the optimiser's own.
         optimizer, views: sections, JSON.
         checkpoint_every_epochs: epochs between checkpoints.
     """
 
     batch_size: int
     epochs: int
+    grid: Json
     optimizer: Json
     views: Json
     checkpoint_every_epochs: int
 
     def __post_init__(self):
         _positive(self, 'batch_size', 'epochs', 'checkpoint_every_epochs')
+        for name in self.grid:
+            known = [field.name for field in dataclasses.fields(Trial)]
+            expect_known(name, known, 'field of finetune.full.grid')
+
+    def trials(self, optimizer: Optimizer) -> tuple[Trial, ...]:
+        """Gives the points of the grid, for an optimiser whose own values fill it."""
+        rates = self.grid.get('rate_per_256') or [optimizer.rate_per_256]
+        decays = self.grid.get('weight_decay') or [optimizer.weight_decay]
+        return tuple(Trial(rate, decay) for rate in rates for decay in decays)
 
     def identity(self) -> Json:
         """Gives what of this decides the stage's numbers."""
         return {
             'batch_size': self.batch_size,
             'epochs': self.epochs,
+            'grid': self.grid,
             'optimizer': self.optimizer,
             'views': self.views,
         }
@@ -197,15 +244,20 @@ class FinetunePlan:
 
     Attributes:
         data: the labelled images.
-        task: 'severity3', 'severity4' or 'classes'.
-        modes: of 'linear' and 'full', in the order of the table.
+        task: of `data.labels.TASKS`.
+        modes: of `MODES`, in the order of the table.
         image_size: height and width of the network's input, in pixels.
         slices_per_group: the central slices of a subject that are used; 0 for all.
+        division: of `data.divisions.DIVISIONS`: who is on which side.
         folds: of the cross-validation.
         fold_seed: which of the possible folds.
+        label_fraction: the share of the training subjects that is used.
+        shuffle_labels: a control: the labels of subjects are shuffled.
+        covariates: a CSV file about the subjects; '': none.
+        where: which images are used, a condition on its columns; '': all.
         evaluation_batch_size: of the global batch in evaluation.
         bootstrap_resamples: behind every interval.
-        linear, full: the modes.
+        linear, knn, full: the modes.
     """
 
     data: DataPlan
@@ -213,12 +265,18 @@ class FinetunePlan:
     modes: tuple[str, ...]
     image_size: int
     slices_per_group: int
+    division: str
     folds: int
     fold_seed: int
+    label_fraction: float
+    shuffle_labels: bool
+    covariates: str
+    where: str
     evaluation_batch_size: int
     bootstrap_resamples: int
     evaluation_view: Json
     linear: LinearPlan
+    knn: KnnPlan
     full: FullPlan
 
     def __post_init__(self):
@@ -227,6 +285,12 @@ class FinetunePlan:
             raise UserError(f'finetune.folds is {self.folds}; at least 3.')
         if self.slices_per_group < 0:
             raise UserError('finetune.slices_per_group is negative; 0 means all.')
+        expect_known(self.task, TASKS, 'finetune.task')
+        expect_known(self.division, DIVISIONS, 'finetune.division')
+        if not 0 < self.label_fraction <= 1:
+            raise UserError(
+                f'finetune.label_fraction is {self.label_fraction}; above 0, at most 1.'
+            )
         if not self.modes:
             raise UserError(f'finetune.modes is empty; of {", ".join(MODES)}.')
         for mode in self.modes:
@@ -251,17 +315,24 @@ class FinetunePlan:
 
     def identity(self, mode: str) -> Json:
         """Gives what of this decides the numbers of one mode."""
-        plan = self.linear if mode == 'linear' else self.full
+        plans: dict[str, LinearPlan | KnnPlan | FullPlan] = {
+            'linear': self.linear,
+            'knn': self.knn,
+            'full': self.full,
+        }
         return {
             'split': self.data.split,
             'task': self.task,
             'mode': mode,
             'image_size': self.image_size,
             'slices_per_group': self.slices_per_group,
+            'division': self.division,
             'folds': self.folds,
             'fold_seed': self.fold_seed,
+            'label_fraction': self.label_fraction,
+            'shuffle_labels': self.shuffle_labels,
             'evaluation_view': self.evaluation_view,
-            **plan.identity(),
+            **plans[mode].identity(),
         }
 
 
@@ -319,6 +390,9 @@ def read_experiment(config: ConfigDict) -> Experiment:
     linear = finetune['linear']
     linear['l2_strengths'] = tuple(linear['l2_strengths'])
     finetune['linear'] = _plan(LinearPlan, linear)
+    finetune['knn'] = _plan(
+        KnnPlan, {'neighbours': tuple(finetune['knn']['neighbours'])}
+    )
     finetune['full'] = _plan(FullPlan, finetune['full'])
     experiment = Experiment(
         name=fields['name'],

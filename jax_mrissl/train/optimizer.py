@@ -198,6 +198,45 @@ class AdamW(Optimizer):
         )
 
 
+def tunable(optimizer: Optimizer, schedule: Schedule) -> optax.GradientTransformation:
+    """Gives the update rule with its rate and decay in the state, as numbers.
+
+    So trials that differ in them share one compiled program.
+
+    Args:
+        optimizer: the declaration; its decay is the first value.
+        schedule: the learning rate by step.
+    """
+
+    def rule(rate_ratio: Any, weight_decay: Any) -> optax.GradientTransformation:
+        own = dataclasses.replace(optimizer, weight_decay=weight_decay)
+        return own.transform(lambda step: rate_ratio * schedule(step))
+
+    return optax.inject_hyperparams(rule)(
+        rate_ratio=1.0, weight_decay=optimizer.weight_decay
+    )
+
+
+def with_settings(opt_state: Any, *, rate_ratio: float, weight_decay: float) -> Any:
+    """Sets the numbers in the state of a `tunable` rule; nothing has been updated yet.
+
+    Args:
+        opt_state: fresh.
+        rate_ratio: the learning rate, as a multiple of the schedule's.
+        weight_decay: in place of the declaration's.
+    """
+    given = {'rate_ratio': rate_ratio, 'weight_decay': weight_decay}
+    placed = {
+        # In the type and on the devices of the number that it replaces.
+        name: jax.device_put(
+            jnp.asarray(value, opt_state.hyperparams[name].dtype),
+            opt_state.hyperparams[name].sharding,
+        )
+        for name, value in given.items()
+    }
+    return opt_state._replace(hyperparams=placed)
+
+
 def _is_anything(params: Any) -> Any:
     return jax.tree.map(lambda _: True, params)
 

@@ -14,8 +14,9 @@ from jax_mrissl.metrics.bootstrap import bootstrap, difference
 from jax_mrissl.metrics.calibration import softmax
 from jax_mrissl.metrics.classification import by_subject, log_loss, macro_auroc
 from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
-from jax_mrissl.tasks.finetune import PREDICTIONS, LabelledData
+from jax_mrissl.tasks.finetune import PREDICTIONS
 from jax_mrissl.tasks.from_config import read_experiment
+from jax_mrissl.tasks.labelled import LabelledData
 
 SIZES = (12, 9, 6)
 RESAMPLES = 100
@@ -43,15 +44,18 @@ def labelled(simulated=False, sizes=SIZES):
         card=CARD | {'simulated': simulated},
         boxes=np.zeros((len(rows), 4), np.int32),
         labels=labels,
+        targets=np.full(len(rows), np.nan, np.float32),
         groups=groups,
         positions=np.zeros(len(rows), np.float32),
+        sites=np.full(len(rows), ''),
+        splits=np.full(len(rows), 'train'),
         file_ids=ids,
         pixel_sha256=ids,
         windows=None,
         _sources=(),
         _places=np.zeros((len(rows), 2), np.int32),
     )
-    task = LabelTask(names, (0, 1, 2))
+    task = LabelTask('classes', names)
     return LabelledData(prepared, task, labels, made, tuple(warnings))
 
 

@@ -4,8 +4,8 @@ from conftest import smoke_config
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import open_prepared
-from jax_mrissl.tasks.finetune import central_slices, label_data
 from jax_mrissl.tasks.from_config import read_experiment
+from jax_mrissl.tasks.labelled import central_slices, label_data
 
 
 @pytest.fixture(scope='module')
