@@ -6,7 +6,15 @@ import pytest
 
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.train.optimizer import LARS, OPTIMIZERS, SGD, AdamW, WarmupCosine
+from jax_mrissl.train.optimizer import (
+    LARS,
+    OPTIMIZERS,
+    SGD,
+    AdamW,
+    WarmupCosine,
+    tunable,
+    with_settings,
+)
 
 CONSTANT = WarmupCosine(peak=0.1, warmup_steps=0, total_steps=10**9)
 
@@ -139,3 +147,25 @@ def test_a_misspelt_field_is_answered_with_the_right_one():
             {'name': 'sgd', 'rate_per_256': 0.1, 'decays': 'biases'},
             where='config.pretrain.optimizer',
         )
+
+
+@pytest.mark.parametrize('name', ['adamw', 'sgd', 'lars'])
+def test_tried_settings_equal_a_rule_declared_with_them(name):
+    schedule = WarmupCosine(peak=0.1, warmup_steps=2, total_steps=6)
+    kind = OPTIMIZERS[name]
+    rule = tunable(kind(rate_per_256=0.1, weight_decay=0.3), schedule)
+    declared = kind(rate_per_256=0.1, weight_decay=0.05).transform(
+        lambda step: 0.25 * schedule(step)
+    )
+    ours = theirs = params()
+    state = with_settings(rule.init(ours), rate_ratio=0.25, weight_decay=0.05)
+    other = declared.init(theirs)
+    for step in range(5):
+        grads = jax.tree.map(lambda p, step=step: jnp.cos(p + step), ours)
+        updates, state = rule.update(grads, state, ours)
+        expected, other = declared.update(grads, other, theirs)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected
+        )
+        ours = optax.apply_updates(ours, updates)
+        theirs = optax.apply_updates(theirs, expected)
