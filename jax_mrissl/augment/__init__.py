@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_mrissl.augment.colour import ColorJitter, RandomGrayscale
-from jax_mrissl.augment.crops import RandomResizedCrop, Resize
+from jax_mrissl.augment.crops import CenterCrop, RandomResizedCrop, Resize
 from jax_mrissl.augment.ct import WindowJitter
 from jax_mrissl.augment.geometry import Affine, HorizontalFlip
 from jax_mrissl.augment.intensity import (
@@ -20,7 +20,11 @@ from jax_mrissl.augment.policy import Policy
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
 
-CROPS: dict[str, type] = {'random_resized_crop': RandomResizedCrop, 'resize': Resize}
+CROPS: dict[str, type] = {
+    'center_crop': CenterCrop,
+    'random_resized_crop': RandomResizedCrop,
+    'resize': Resize,
+}
 OPS: dict[str, type] = {
     'affine': Affine,
     'bias_field': BiasField,

@@ -238,6 +238,38 @@ class Resize:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class CenterCrop:
+    """The middle of the valid box, pixel by pixel; black where it is smaller."""
+
+    size: int
+
+    def __post_init__(self):
+        _check_crop(self.size, 'bilinear')
+
+    def __call__(self, key: jax.Array, image: jax.Array, box: jax.Array) -> jax.Array:
+        """Maps a canvas, [H, W, C], and its valid box, int32 [4], to a view."""
+        del key
+        top, left, height, width = box
+        rows, columns = jnp.arange(image.shape[0]), jnp.arange(image.shape[1])
+        inside = ((rows >= top) & (rows < top + height))[:, None] & (
+            (columns >= left) & (columns < left + width)
+        )[None]
+        image = jnp.where(inside[:, :, None], image, 0)
+        padded = jnp.pad(
+            image, ((self.size, self.size), (self.size, self.size), (0, 0))
+        )
+        # Rounded down, as torchvision's CenterCrop of an image that has been padded.
+        start = (
+            self.size + top + (height - self.size) // 2,
+            self.size + left + (width - self.size) // 2,
+            0,
+        )
+        return jax.lax.dynamic_slice(
+            padded, start, (self.size, self.size, image.shape[2])
+        )
+
+
 def _check_crop(size: int, interpolation: str) -> None:
     if size < 1:
         raise ValueError(f'size is {size}; at least 1 pixel.')

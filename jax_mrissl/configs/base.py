@@ -22,7 +22,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jax_mrissl.augment.recipes import POLICIES, evaluation_view, finetune_views
+from jax_mrissl.augment.recipes import (
+    POLICIES,
+    evaluation_view,
+    finetune_views,
+    report_evaluation_view,
+)
 from jax_mrissl.configs import _methods as methods
 from jax_mrissl.core.errors import UserError, expect_known
 
@@ -200,10 +205,16 @@ def _smoke(config: ConfigDict) -> None:
 
 
 def _report(config: ConfigDict) -> None:
-    """The report's recipe as far as it is known: SGD, 224 pixels, four classes."""
+    """The report's recipe as far as it is known: SGD, 224 pixels, four classes.
+
+    It did not resize: prepare its labelled set with --canvas=208, the longer side.
+    """
     for name in config.chain:
         config[name].update(image_size=224, epochs=100)
-    config.finetune.update(image_size=224, task='severity4')
+    config.finetune.update(
+        image_size=224, task='severity4', evaluation_view=report_evaluation_view()
+    )
+    config.finetune.full.update(views=[report_evaluation_view()], grid={})
 
 
 def _simulated(config: ConfigDict, dataset: str) -> list[ConfigDict]:

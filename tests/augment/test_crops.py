@@ -6,6 +6,7 @@ from PIL import Image
 from scipy import ndimage
 
 from jax_mrissl.augment.crops import (
+    CenterCrop,
     RandomResizedCrop,
     Resize,
     draw_crop,
@@ -101,6 +102,21 @@ def test_no_pixel_outside_the_box_enters_a_view(crop):
         jax.random.split(jax.random.key(0), 200)
     )
     np.testing.assert_allclose(views, 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize('size', [5, 8, 13, 40])
+def test_a_centre_crop_copies_pixels_and_is_black_around_them(size):
+    pixels = picture(24, 20).astype(np.float32) / 255
+    top, left, height, width = box = 3, 2, 18, 11
+    found = CenterCrop(size)(jax.random.key(0), jnp.asarray(pixels), jnp.array(box))
+    expected = np.zeros((size, size, 1), np.float32)
+    for row in range(size):
+        for column in range(size):
+            y = row + (height - size) // 2
+            x = column + (width - size) // 2
+            if 0 <= y < height and 0 <= x < width:
+                expected[row, column] = pixels[top + y, left + x]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_random_crops_differ_and_a_whole_crop_is_a_resize():

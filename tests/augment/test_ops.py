@@ -193,7 +193,7 @@ def test_a_wrong_list_is_answered_in_words(view, message):
 def test_policies_are_hashable_and_equal_by_value():
     [one], [two] = policies([barlow_views()[0]]), policies([barlow_views()[0]])
     assert hash(one) == hash(two) and one == two
-    assert set(CROPS) == {'random_resized_crop', 'resize'}
+    assert set(CROPS) == {'center_crop', 'random_resized_crop', 'resize'}
 
 
 def test_every_second_view_is_of_the_partner():
