@@ -127,7 +127,7 @@ def page(
             'compared, and pictures without a known subject are their own group. Of '
             'each image the most alike are looked at, not every near neighbour.',
             'Files and subjects are told by keyed hashes; the private/ folder of a '
-            'dataset says which they are. Research use; not a medical device.',
+            'dataset says which they are.',
         ),
     )
 

@@ -1,0 +1,75 @@
+"""Pages as one file: a template, the shared look, pictures inside; no request goes out.
+
+Everything that a template shows is escaped, but for what `markupsafe.Markup` vouches
+for: pictures that were made here.
+"""
+
+import base64
+import functools
+import hashlib
+import importlib.resources
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from jax_mrissl.report.png import encode_png
+
+_TEMPLATES = 'templates'
+
+
+def render(template: str, **facts: object) -> str:
+    """Fills a page's template; same facts, same text.
+
+    Args:
+        template: a file of `templates/`.
+        facts: what it shows, by the names that it uses.
+
+    Raises:
+        jinja2.UndefinedError: the template names what was not given.
+    """
+    return _environment().get_template(template).render(**facts)
+
+
+def png_uri(pixels: np.ndarray | bytes) -> str:
+    """Gives a picture as an address that holds it all.
+
+    Args:
+        pixels: uint8 [H, W], [H, W, 1] or [H, W, 3]; or a whole PNG file.
+    """
+    if not isinstance(pixels, bytes):
+        flat = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+        pixels = encode_png(np.ascontiguousarray(flat))
+    return f'data:image/png;base64,{base64.b64encode(pixels).decode()}'
+
+
+def figure_count(number: float) -> str:
+    """Writes a whole number with commas between the thousands."""
+    return f'{number:,.0f}'
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    style = _text('style.css')
+    # No script, no address but data: of pictures, no style but this one.
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_text),
+        autoescape=lambda name: not (name or '').endswith('.md'),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(style=Markup(style), policy=policy)
+    environment.filters.update(png=png_uri, count=figure_count)
+    return environment
+
+
+def _text(name: str) -> str:
+    folder = importlib.resources.files('jax_mrissl.report') / _TEMPLATES
+    return (folder / name).read_text(encoding='utf-8')
