@@ -21,7 +21,8 @@ class Images(html.parser.HTMLParser):
         attributes = dict(attrs)
         if tag == 'img':
             self.images.append(attributes)
-        if tag in ('script', 'link', 'iframe') or 'http' in str(attributes):
+        values = str(list(attributes.values()))
+        if tag in ('script', 'link', 'iframe') or 'http' in values:
             self.outside.append(tag)
 
 
