@@ -1,14 +1,18 @@
-r"""Runs an experiment: pretrain, finetune, evaluate, print the table.
+r"""Runs an experiment: pretrain, finetune, evaluate; prints the table, writes the page.
 
     python -m jax_mrissl.main --config=configs/barlow_brain.py:demo
 
     python -m jax_mrissl.main --config=configs/barlow_brain.py \
         --config.data_dir=data --config.pretrain.epochs=50 --workdir=runs/mine
 
+The page is report/index.html in the workdir: one file, for any browser, without a
+network. --config.report.pictures=false leaves out all pictures of subjects.
 Started again, the same command goes on where it stopped, and does nothing that is done.
 Research use; not a medical device.
 """
 
+import shlex
+import sys
 from pathlib import Path
 
 from absl import flags, logging
@@ -33,18 +37,26 @@ def main(argv: list[str]) -> None:
     from jax_mrissl.stages.demo import prepare_simulated
     from jax_mrissl.stages.run import run_experiment
     from jax_mrissl.tasks.from_config import read_experiment
+    from jax_mrissl.tasks.page import PAGE
 
     config = _CONFIG.value
     experiment = read_experiment(config)
-    identity = {k: v for k, v in config.to_dict().items() if k != 'data_dir'}
+    # Where data are, and what the page shows, make no other run.
+    identity = {
+        k: v for k, v in config.to_dict().items() if k not in ('data_dir', 'report')
+    }
     workdir = Path(
         _WORKDIR.value or Path('runs') / f'{config.name}-{digest(identity)[:8]}'
     ).expanduser()
     logging.info('Results go to %s.', workdir)
     prepare_simulated(experiment)
     write_json(workdir / 'config.json', config.to_dict())
-    table = run_experiment(experiment, workdir)
-    print(f'\n{table}\n\nWritten to {workdir}. Research use; not a medical device.')
+    command = ['python', '-m', 'jax_mrissl.main', *sys.argv[1:]]
+    table = run_experiment(experiment, workdir, command=shlex.join(command))
+    print(
+        f'\n{table}\n\nThe page: {workdir / PAGE}. All results: {workdir}. '
+        'Research use; not a medical device.'
+    )
 
 
 if __name__ == '__main__':

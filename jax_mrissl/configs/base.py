@@ -99,6 +99,8 @@ def _everything(name: str) -> ConfigDict:
             init_from='',
             # The sections below that pretrain, each from the one before; (): none.
             chain=(),
+            # Of the page; pictures=False: it shows no picture of a subject.
+            report=dict(pictures=True),
             finetune=dict(
                 data=dict(name='alzheimer_mri', split='all'),
                 # Or 'severity4', 'demented'; 'classes': the set's own; 'regression':

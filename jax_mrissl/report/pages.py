@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from jax_mrissl.report.png import encode_png
+from jax_mrissl.report.table import escaped_markdown
 
 _TEMPLATES = 'templates'
 
@@ -66,7 +67,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.globals.update(style=Markup(style), policy=policy)
-    environment.filters.update(png=png_uri, count=figure_count)
+    environment.filters.update(png=png_uri, count=figure_count, md=escaped_markdown)
     return environment
 
 

@@ -9,6 +9,7 @@ import html
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -36,7 +37,7 @@ _VARIABLES = {
     FOURTH: 'fourth',
     WARN: 'warn',
 }
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     'svg.fonttype': 'none',
     'font.family': 'sans-serif',
     'font.size': 9.5,

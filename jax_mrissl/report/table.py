@@ -38,7 +38,7 @@ def results_markdown(
     rows: Sequence[ArmResult], *, title: str, foot: Sequence[str] = ()
 ) -> str:
     """Writes the same as `results_table` in Markdown, a newline at its end."""
-    lines = [f'# {_escaped(title)}']
+    lines = [f'# {escaped_markdown(title)}']
     for unit in _units(rows):
         own = [row for row in rows if row.unit == unit]
         lines += ['', f'## {_heading(own)}', '']
@@ -47,10 +47,10 @@ def results_markdown(
             # The note of an under-trained arm stands in place of its numbers.
             cells = [_failure(row), '', ''] if _failed(row) else _cells(row)
             texts = [_name(row), *cells, ', '.join(_other_notes(row))]
-            lines.append(f'| {" | ".join(map(_escaped, texts))} |')
+            lines.append(f'| {" | ".join(map(escaped_markdown, texts))} |')
     if foot:
         lines.append('')
-    lines += [f'- {_escaped(paragraph)}' for paragraph in foot]
+    lines += [f'- {escaped_markdown(paragraph)}' for paragraph in foot]
     return '\n'.join(lines) + '\n'
 
 
@@ -137,7 +137,7 @@ def _other_notes(row: ArmResult) -> list[str]:
     return [note for note in row.notes if note != UNDER_TRAINED]
 
 
-def _escaped(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     """Keeps what is Markdown's own from being read as such."""
     for mark in '\\|*_<>`[]#':
         text = text.replace(mark, '\\' + mark)

@@ -19,6 +19,7 @@ from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
 from jax_mrissl.tasks.finetune import Finetuner
 from jax_mrissl.tasks.from_config import Experiment, PretrainPlan
 from jax_mrissl.tasks.labelled import LabelledData, label_data
+from jax_mrissl.tasks.page import FinishedRun, write_page
 from jax_mrissl.tasks.pretrain import (
     lay_out,
     open_data,
@@ -39,12 +40,14 @@ class _Job:
     what: str
 
 
-def run_experiment(experiment: Experiment, workdir: Path) -> str:
+def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') -> str:
     """Runs what is not done yet, and writes the results.
 
     Args:
         experiment: the plans.
-        workdir: gets `stages/`, `folds.json`, `metrics.json` and `results.md`.
+        workdir: gets `stages/`, `folds.json`, `metrics.json`, `results.md` and the
+            page.
+        command: what repeats this, for the page; '': no command does.
 
     Returns: the table, as text for a terminal.
 
@@ -107,7 +110,7 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
         store.mark_done(job.stage, facts)
         logging.info('%s: done.', job.what)
     found = [Arm(name, mode, store.folder(stage)) for name, mode, stage in arms]
-    return evaluate(
+    table = evaluate(
         found,
         {
             arm.folder: store.facts(stage)['folds']
@@ -120,6 +123,20 @@ def run_experiment(experiment: Experiment, workdir: Path) -> str:
         pretrained_on=[prepared.card for prepared in pretraining],
         started_from=outside.name if outside else '',
     )
+    write_page(
+        FinishedRun(
+            experiment=experiment,
+            data=data,
+            pretraining=tuple(pretraining),
+            pretrain_folders=tuple(
+                store.folder(job.stage) for job in jobs if job.stage.kind == 'pretrain'
+            ),
+            arms=tuple(found),
+            command=command,
+        ),
+        workdir,
+    )
+    return table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -337,6 +337,17 @@ class FinetunePlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportPlan:
+    """What the page shows. It decides no stage's numbers.
+
+    Attributes:
+        pictures: whether it shows pictures of subjects.
+    """
+
+    pictures: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """A whole experiment: a chain of pretraining stages, then finetuning.
 
@@ -348,6 +359,7 @@ class Experiment:
             from: a stage's folder or a file of weights; '': random weights.
         finetune: what is asked of the encoder.
         allow_overlap: whether pretraining may see images of the labelled set.
+        report: what the page shows.
     """
 
     name: str
@@ -356,6 +368,7 @@ class Experiment:
     init_from: str
     finetune: FinetunePlan
     allow_overlap: bool
+    report: ReportPlan
 
 
 def read_experiment(config: ConfigDict) -> Experiment:
@@ -401,6 +414,7 @@ def read_experiment(config: ConfigDict) -> Experiment:
         init_from=fields['init_from'],
         finetune=_plan(FinetunePlan, finetune),
         allow_overlap=fields['allow_overlap'],
+        report=_plan(ReportPlan, _json(fields['report'])),
     )
     _try_out(experiment)
     return experiment

@@ -1,0 +1,359 @@
+"""Gathers what a finished run's page and model cards say, and writes them."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+from jax_mrissl import __version__
+from jax_mrissl.core.results import UNDER_TRAINED, Estimate
+from jax_mrissl.core.run_dir import MetricsLog, read_json, write_atomically
+from jax_mrissl.data.prepared import PreparedSet
+from jax_mrissl.report.model_card import model_card
+from jax_mrissl.report.run_facts import (
+    METRIC_WORDS,
+    CardFacts,
+    ClassDetails,
+    CurvePlot,
+    FactTable,
+    Gallery,
+    NumberDetails,
+    Picture,
+    ResultRow,
+    ResultTable,
+    RunFacts,
+    metric_parts,
+    metric_words,
+)
+from jax_mrissl.report.run_page import run_page
+from jax_mrissl.tasks import statements
+from jax_mrissl.tasks.closer_look import look_closer, worst_mistakes
+from jax_mrissl.tasks.evaluate import UNTRAINED, Arm
+from jax_mrissl.tasks.from_config import Experiment, Json
+from jax_mrissl.tasks.labelled import LabelledData
+from jax_mrissl.tasks.methods_section import methods
+from jax_mrissl.tasks.training_curves import pretraining_curves, validation_curves
+
+PAGE = 'report/index.html'
+MODEL_CARD = 'README.md'
+# The order in which an arm is looked for that the page looks at closely: fixed before
+# any result is known, so that the best one of a test is not picked.
+_CLOSE_LOOK = ('full', 'linear', 'knn')
+_HEADLINES = ('log_loss', 'r2', 'mae')
+_PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scikit-learn')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """A run whose `metrics.json` is written.
+
+    Attributes:
+        experiment: the plans.
+        data: the labelled images.
+        pretraining: the datasets of the chain, in its order.
+        pretrain_folders: the folders of its stages.
+        arms: what was finetuned.
+        command: what repeats the run; '': not known.
+    """
+
+    experiment: Experiment
+    data: LabelledData
+    pretraining: tuple[PreparedSet, ...]
+    pretrain_folders: tuple[Path, ...]
+    arms: tuple[Arm, ...]
+    command: str = ''
+
+
+def write_page(run: FinishedRun, workdir: Path) -> None:
+    """Writes `report/index.html`, and a model card beside each finetuned network."""
+    facts = gather(run, workdir)
+    write_atomically(workdir / PAGE, run_page(facts))
+    for arm in run.arms:
+        # Neighbours that vote leave no model.
+        if arm.mode != 'knn':
+            card = model_card(facts, label=arm.label, mode=arm.mode)
+            write_atomically(arm.folder / MODEL_CARD, card)
+
+
+def gather(run: FinishedRun, workdir: Path) -> RunFacts:
+    """Reads a run directory into the facts of its page.
+
+    Args:
+        run: what its files do not say.
+        workdir: the run directory.
+    """
+    measured = read_json(workdir / 'metrics.json')
+    plan, data = run.experiment.finetune, run.data
+    failed = {
+        (row['arm'], row['mode'])
+        for row in measured['results']
+        if UNDER_TRAINED in row['notes']
+    }
+    chosen = _chosen(run.arms, failed)
+    tables = _tables(measured, chosen)
+    headline = next((m for m in _HEADLINES if tables and m in tables[0].metrics), '')
+    details = look_closer(chosen, data, measured) if chosen else None
+    lead, sentences = statements.headline(
+        tables, headline, pretrained=bool(chosen and chosen.name != UNTRAINED)
+    )
+    simulated = bool(measured['simulated'])
+    return RunFacts(
+        title=f'{run.experiment.name}: {_task_words(data)}',
+        subtitle=f'Tested on {data.prepared.card["title"]}, '
+        f'{len(set(data.prepared.groups.tolist())):,} subjects, '
+        f'{len(data.prepared):,} slices.',
+        simulated=simulated,
+        lead=lead,
+        headline=[*sentences, *statements.by_age(chosen, data, plan, simulated)],
+        alarms=[
+            *measured.get('warnings', ()),
+            *statements.alarms(data, measured['overlap']),
+        ],
+        headline_metric=headline,
+        tables=tables,
+        table_notes=statements.table_notes(plan, tables, bool(failed)),
+        differences=[
+            statements.difference(c, failed, simulated) for c in measured['comparisons']
+        ],
+        details=details,
+        details_absent=_absent(run.arms),
+        more=_more(measured),
+        galleries=_galleries(run, chosen, details),
+        pictures_left_out=not run.experiment.report.pictures,
+        curves=_curves(run),
+        background=statements.background(data, plan),
+        cards=_cards(run),
+        leaks=statements.leaks(run.experiment, data, measured),
+        cost=_cost(run),
+        methods=methods(run.experiment, data, run.pretraining, measured),
+        command=run.command,
+        config=_config(workdir),
+        lineage=_lineage(run),
+        versions=_versions(),
+    )
+
+
+def _task_words(data: LabelledData) -> str:
+    if data.task.kind == 'regression':
+        return 'a number of each subject'
+    return f'{data.task.name} ({", ".join(data.task.classes)})'
+
+
+def _chosen(arms: tuple[Arm, ...], failed: set[tuple[str, str]]) -> Arm | None:
+    """Gives the arm to look at closely; None: no arm is a result."""
+    able = [arm for arm in arms if (arm.name, arm.mode) not in failed]
+    order = {mode: place for place, mode in enumerate(_CLOSE_LOOK)}
+    able.sort(key=lambda arm: (arm.name == UNTRAINED, order[arm.mode]))
+    return able[0] if able else None
+
+
+def _absent(arms: tuple[Arm, ...]) -> str:
+    return (
+        f'No arm is a result: {"; ".join(arm.label for arm in arms)} are all '
+        'under-trained. Train longer, or with another learning rate.'
+    )
+
+
+def _tables(measured: Json, chosen: Arm | None) -> list[ResultTable]:
+    tables = []
+    for unit in ('subject', 'slice'):
+        rows = [row for row in measured['results'] if row['unit'] == unit]
+        if not rows:
+            continue
+        # What is an estimate is a column; the first ones are known by their words.
+        names = [n for n, v in rows[0].items() if isinstance(v, Mapping) and 'low' in v]
+        metrics = [n for n in METRIC_WORDS if n in names]
+        metrics += [n for n in names if n not in metrics]
+        prior = next((row.get('prior_log_loss') for row in rows), None)
+        tables.append(
+            ResultTable(
+                unit=unit,
+                count=rows[0]['subjects' if unit == 'subject' else 'slices'],
+                metrics=tuple(metrics),
+                rows=tuple(_row(row, metrics, chosen) for row in rows),
+                prior=prior if 'log_loss' in metrics else None,
+            )
+        )
+    return tables
+
+
+def _row(row: Json, metrics: list[str], chosen: Arm | None) -> ResultRow:
+    label = f'{row["arm"]}, {row["mode"]}' if row['mode'] else row['arm']
+    role = row.get('role') or ('arm' if row['mode'] else 'baseline')
+    notes = [note for note in row['notes'] if note != UNDER_TRAINED]
+    failure = ''
+    if UNDER_TRAINED in row['notes']:
+        loss = row.get('training_log_loss')
+        ended = 'is not finite' if loss is None else f'ended at {loss:.4f}'
+        failure = f'under-trained, no result: its training log loss {ended}'
+    return ResultRow(
+        label=label,
+        role=role,
+        estimates={n: Estimate(**row[n]) for n in metrics if row.get(n)},
+        failure=failure,
+        notes=tuple(notes),
+        chosen=bool(chosen and (row['arm'], row['mode']) == (chosen.name, chosen.mode)),
+    )
+
+
+def _more(measured: Json) -> list[FactTable]:
+    """Gives the metrics that the table has no room for."""
+    found = []
+    for unit in ('subject', 'slice'):
+        arms = [arm for arm in measured['details'] if isinstance(arm.get(unit), dict)]
+        names = [n for n in METRIC_WORDS if arms and n in arms[0][unit]]
+        if not names:
+            continue
+        rows = [
+            (
+                f'{arm["arm"]}, {arm["mode"]}',
+                *(' '.join(_parts(n, arm[unit].get(n))).strip() for n in names),
+            )
+            for arm in arms
+        ]
+        heads = ('arm', *map(metric_words, names))
+        title = f'All metrics by {unit}, also of under-trained arms'
+        found.append(FactTable(title, heads, tuple(rows)))
+    return found
+
+
+def _parts(name: str, value: Json) -> tuple[str, str]:
+    if isinstance(value, Mapping):
+        return metric_parts(name, Estimate(value['value'], value['low'], value['high']))
+    return metric_parts(name, Estimate(value))
+
+
+def _galleries(
+    run: FinishedRun, chosen: Arm | None, details: ClassDetails | NumberDetails | None
+) -> list[Gallery]:
+    if not run.experiment.report.pictures:
+        return []
+    found = []
+    if chosen and details and (pictures := worst_mistakes(chosen, run.data)):
+        found.append(
+            Gallery(
+                'Worst mistakes',
+                (
+                    f'The subjects of whom {chosen.label} was most sure and wrong, by '
+                    'their central slice. Look for what they share: an artefact, '
+                    'another contrast, a label that may be wrong.',
+                ),
+                tuple(pictures),
+            )
+        )
+    sheets = []
+    for folder, prepared in zip(run.pretrain_folders, run.pretraining, strict=True):
+        views = folder / 'samples' / 'views.png'
+        if views.exists():
+            title = prepared.card['title']
+            sheets.append(
+                Picture(
+                    views.read_bytes(),
+                    f'A table of pictures: images of {title} in the first column, '
+                    'beside each the augmented views of it that pretraining compares.',
+                    (f'{title}: an image, and its views.',),
+                )
+            )
+    if sheets:
+        found.append(
+            Gallery(
+                'What pretraining saw',
+                (
+                    'Views of one image should have its anatomy in common, and nothing '
+                    'that tells images apart without it.',
+                ),
+                tuple(sheets),
+                sheet=True,
+            )
+        )
+    return found
+
+
+def _curves(run: FinishedRun) -> list[CurvePlot]:
+    found = []
+    for folder, prepared in zip(run.pretrain_folders, run.pretraining, strict=True):
+        rows = MetricsLog(folder / 'metrics.jsonl').rows()
+        found += pretraining_curves(rows, prepared.card['title'])
+    full = {}
+    for arm in run.arms:
+        if arm.mode == 'full':
+            full[arm.label] = [
+                MetricsLog(fold / f'trial-{best}' / 'metrics.jsonl').rows()
+                for fold in sorted(arm.folder.glob('fold-*'))
+                if (best := read_json(fold / 'done.json')['trial']) is not None
+            ]
+    return [*found, *validation_curves(full)]
+
+
+def _cards(run: FinishedRun) -> list[CardFacts]:
+    uses: dict[str, tuple[PreparedSet, list[str]]] = {}
+    for stage, prepared in zip(run.experiment.chain, run.pretraining, strict=True):
+        use = f'pretraining (split {stage.data.split}, {len(prepared):,} images)'
+        uses.setdefault(prepared.fingerprint, (prepared, []))[1].append(use)
+    tested, split = run.data.prepared, run.experiment.finetune.data.split
+    use = f'finetuning and test (split {split}, {len(tested):,} images used)'
+    uses.setdefault(tested.fingerprint, (tested, []))[1].append(use)
+    return [
+        CardFacts(
+            title=prepared.card['title'],
+            use=f'Used in {" and ".join(words)}.',
+            simulated=bool(prepared.card['simulated']),
+            facts=statements.card_facts(prepared.card),
+        )
+        for prepared, words in uses.values()
+    ]
+
+
+def _cost(run: FinishedRun) -> FactTable:
+    rows, total = [], 0.0
+    names = [f'pretraining on {p.card["title"]}' for p in run.pretraining]
+    folders = list(zip(names, run.pretrain_folders, strict=True))
+    folders += [(f'finetuning: {arm.label}', arm.folder) for arm in run.arms]
+    for name, folder in folders:
+        done = read_json(folder / 'done.json')
+        seconds = float(done.get('seconds_of_last_start', 0.0))
+        total += seconds
+        rows.append((name, done.get('device', 'unknown'), statements.duration(seconds)))
+    rows.append(('in all', '', statements.duration(total)))
+    return FactTable(
+        title='',
+        heads=('stage', 'device', 'time'),
+        rows=tuple(rows),
+        notes=(
+            'Of a stage that was stopped and went on, the time of its last start. '
+            'Compiling is in it; preparing data and the audit are not. Energy was not '
+            'measured.',
+        ),
+    )
+
+
+def _config(workdir: Path) -> str:
+    path = workdir / 'config.json'
+    if not path.exists():
+        return 'The run was not started from a config file.'
+    config = {k: v for k, v in read_json(path).items() if k != 'data_dir'}
+    return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def _lineage(run: FinishedRun) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for name, folder in [
+        *((f.name, f) for f in run.pretrain_folders),
+        *((f'{arm.label} ({arm.folder.name})', arm.folder) for arm in run.arms),
+    ]:
+        found[name] = read_json(folder / 'stage.json')['address']
+    sets = {p.fingerprint: p.name for p in (*run.pretraining, run.data.prepared)}
+    return [
+        *((f'dataset {name}', fingerprint) for fingerprint, name in sets.items()),
+        *found.items(),
+    ]
+
+
+def _versions() -> list[tuple[str, str]]:
+    return [
+        ('jax_mrissl', __version__),
+        ('Python', platform.python_version()),
+        *((name, importlib.metadata.version(name)) for name in _PACKAGES),
+    ]

@@ -1,0 +1,297 @@
+"""Sentences of a run's page: what a result means, on what it rests, what could leak."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_mrissl.core.results import Estimate
+from jax_mrissl.metrics.bootstrap import bootstrap
+from jax_mrissl.metrics.classification import log_loss
+from jax_mrissl.report.run_facts import (
+    ResultRow,
+    ResultTable,
+    metric_parts,
+    metric_words,
+)
+from jax_mrissl.report.table import estimate_text
+from jax_mrissl.tasks.closer_look import predictions
+from jax_mrissl.tasks.evaluate import Arm
+from jax_mrissl.tasks.from_config import Experiment, FinetunePlan, Json
+from jax_mrissl.tasks.labelled import LabelledData
+
+KAGGLE = 'alzheimer_mri'
+_OLD = 60  # years; below it no subject of the Kaggle set is demented
+# Below it intervals by bootstrap over subjects are known to be too narrow.
+_FEW_SUBJECTS = 150
+
+
+def headline(
+    tables: Sequence[ResultTable], metric: str, *, pretrained: bool
+) -> tuple[str, list[str]]:
+    """Gives the result in a sentence for a doctor, and those that follow it.
+
+    Args:
+        tables: of results, by subject first.
+        metric: the one that decides.
+        pretrained: whether the chosen arm is.
+    """
+    row = next((row for row in tables[0].rows if row.chosen), None) if tables else None
+    if row is None:
+        return 'No result: every network is under-trained.', [
+            'Training did not end below what is reached by knowing how common the '
+            'classes are. Train longer, or with another learning rate.'
+        ]
+    who = f'The {"pretrained" if pretrained else "untrained"} network ({row.label})'
+    count = tables[0].count
+    failed = [other.label for other in tables[0].rows if other.failure]
+    follow = (
+        [f'Under-trained, and so no result: {"; ".join(failed)}.'] if failed else []
+    )
+    if metric != 'log_loss' or tables[0].prior is None:
+        value, interval = metric_parts(metric, row.estimates.get(metric))
+        words = metric_words(metric)
+        return f'{who}: {words} {value} {interval} over {count:,} subjects.', follow
+    return _class_headline(who, row, tables[0].prior, tables[0], count), [
+        f'Its log loss by subject, which also asks for honest probabilities, is '
+        f'{_with_interval(row, "log_loss")}; knowing only how common the classes are '
+        f'gives {tables[0].prior:.3f}. Lower is better; brackets are 95 % intervals.',
+        *follow,
+    ]
+
+
+def _class_headline(
+    who: str, row: ResultRow, prior: float, table: ResultTable, count: int
+) -> str:
+    loss = row.estimates['log_loss']
+    if loss.low is None or loss.high is None:
+        verdict = 'was measured without an interval'
+    elif loss.high < prior:
+        verdict = 'tells more than how common the classes are'
+    elif loss.low > prior:
+        verdict = 'tells less than how common the classes are'
+    else:
+        verdict = 'is not shown to tell more than how common the classes are'
+    right = row.estimates.get('accuracy')
+    guess = table.rows[0].estimates.get('accuracy')
+    if right is None or right.value is None:
+        return f'{who} {verdict}.'
+    text = f'{who} {verdict}: it names the right class of {100 * right.value:.0f} %'
+    if right.low is not None and right.high is not None:
+        text += f' (95 % interval {100 * right.low:.0f} to {100 * right.high:.0f} %)'
+    text += f' of {count:,} subjects'
+    if table.rows[0].role == 'baseline' and guess and guess.value is not None:
+        text += (
+            f'; naming the commonest class every time is right of '
+            f'{100 * guess.value:.0f} %'
+        )
+    return f'{text}.'
+
+
+def _with_interval(row: ResultRow, metric: str) -> str:
+    return ' '.join(metric_parts(metric, row.estimates.get(metric))).strip()
+
+
+def by_age(
+    arm: Arm | None, data: LabelledData, plan: FinetunePlan, simulated: bool
+) -> list[str]:
+    """Gives the result among the over-60s, first of all where ages are known."""
+    ages = data.covariates.values.get('age') if data.covariates else None
+    if ages is None or arm is None or data.task.kind == 'regression':
+        return []
+    known = ages[np.isfinite(ages)]
+    if len(known) and known.min() >= _OLD:
+        return [f'All subjects are aged {_OLD} or over, in training as in test.']
+    found = predictions(arm, ('file_ids', 'groups', 'labels', 'probabilities'))
+    age_of = dict(zip(data.prepared.file_ids.tolist(), ages.tolist(), strict=True))
+    old = np.array([age_of[i] >= _OLD for i in found['file_ids'].tolist()])
+    subjects = len(np.unique(found['groups'][old]))
+    labels = found['labels'][old]
+    if subjects < 20 or len(np.unique(labels)) < 2:
+        return [f'Too few subjects are {_OLD} or over ({subjects:,}) to measure them.']
+    measured = bootstrap(
+        found['probabilities'][old],
+        labels,
+        found['groups'][old],
+        resamples=plan.bootstrap_resamples,
+    )
+    shares = np.bincount(labels, minlength=len(data.task.classes)) / len(labels)
+    prior = float(log_loss(np.tile(shares, (len(labels), 1)), labels))
+    mark = ' SIMULATED.' if simulated else ''
+    return [
+        f'Among the {subjects:,} subjects aged {_OLD} and over, where age tells least: '
+        f'log loss {estimate_text(measured.estimate("subject", "log_loss"))} (knowing '
+        f'how common the classes are: {prior:.3f}), macro AUROC '
+        f'{estimate_text(measured.estimate("subject", "macro_auroc"))}. Trained on all '
+        f'ages; --config.finetune.where="age>={_OLD}" trains and tests within them.'
+        f'{mark}'
+    ]
+
+
+def alarms(data: LabelledData, overlap: Json) -> list[str]:
+    """Gives what a reader must know before any number."""
+    found = []
+    if data.is_leaky:
+        found.append(
+            f'LEAKY: images are divided by {data.division!r}, so that images of one '
+            'subject are in training and in test. These numbers are for comparison '
+            'only, and far too good.'
+        )
+    if overlap.get('images'):
+        found.append(
+            f'OVERLAP ALLOWED: pretraining has seen {overlap["images"]:,} labelled '
+            f'images of {overlap["subjects"]:,} tested subjects.'
+        )
+    return found
+
+
+def table_notes(
+    plan: FinetunePlan, tables: Sequence[ResultTable], any_failed: bool
+) -> list[str]:
+    """Gives the foot of the tables of results."""
+    notes = [
+        f'Brackets: 95 % intervals, percentiles of {plan.bootstrap_resamples:,} '
+        'bootstrap resamples of subjects within their class; slices go with their '
+        'subject. The spread over training seeds is not in them.'
+    ]
+    if tables and tables[0].count < _FEW_SUBJECTS:
+        notes.append(
+            f'With {tables[0].count:,} subjects the intervals are somewhat too narrow: '
+            f'below about {_FEW_SUBJECTS} a bootstrap covers less than it says.'
+        )
+    if any_failed:
+        notes.append(
+            'Under-trained: training did not end below the log loss of the class '
+            'prior. Such an arm is no result, whatever its test says.'
+        )
+    return notes
+
+
+def difference(compared: Json, failed: set[tuple[str, str]], simulated: bool) -> str:
+    """Says what one comparison with the untrained arm shows."""
+    arm = f'{compared["arm"]}, {compared["mode"]}'
+    reference = f'{compared["reference"]}, {compared["mode"]}'
+    mark = ' (SIMULATED)' if simulated else ''
+    lacking = [
+        f'{name}, {compared["mode"]}'
+        for name in (compared['arm'], compared['reference'])
+        if (name, compared['mode']) in failed
+    ]
+    if lacking:
+        return f'{arm}: not compared; under-trained: {"; ".join(lacking)}.{mark}'
+    estimate = Estimate(compared['value'], compared['low'], compared['high'])
+    metric, p = compared['metric'], compared['holm_p']
+    if estimate.low is None or estimate.high is None:
+        verdict = 'Undefined'
+    elif estimate.low <= 0 <= estimate.high:
+        verdict = 'No difference is shown'
+    elif (estimate.high < 0) == (metric in ('log_loss', 'mae', 'rmse', 'brier')):
+        verdict = 'Pretraining helped'
+    else:
+        verdict = 'Pretraining harmed'
+    if p is not None and p >= 0.05 and verdict.startswith('Pretraining'):
+        verdict = 'No difference is shown after correction for several comparisons'
+    return (
+        f'{verdict}: {arm} minus {reference}, {metric_words(metric)} by '
+        f'{compared["unit"]} {estimate_text(estimate)}, '
+        f'p = {"undefined" if p is None else f"{p:.2g}"} (paired, Holm).{mark}'
+    )
+
+
+def background(data: LabelledData, plan: FinetunePlan) -> list[str]:
+    """Gives what the publisher of the Kaggle Alzheimer set does not say of it."""
+    if data.prepared.name != KAGGLE:
+        return []
+    found = [
+        'The Kaggle set is made of 200 sessions of OASIS-1, one a subject, with 32 '
+        'neighbouring slices each; its publisher says neither this nor ages. It was '
+        'found by this project by comparing pixels, and the CDR of OASIS-1 agrees '
+        'with the class of all 200. Its shipped split has every subject on both sides.',
+        '28 of the 100 subjects without dementia are younger than 60; no demented one '
+        'is. So a part of what any classifier sees is age. For demented or not, among '
+        'all 200, AUROC is 0.639 by age alone, 0.774 by normalised brain volume (nWBV) '
+        'and 0.760 by the share of dark pixels; among the 172 aged 60 and over 0.499, '
+        '0.691 and 0.680. A network has learned more than brain volume only where it '
+        'beats nWBV among the over-60s.',
+    ]
+    if not plan.covariates:
+        found.append(
+            'Ages were not given to this run, so the over-60s are not shown alone: '
+            '--config.finetune.covariates=oasis_cross-sectional.csv, the table of '
+            'OASIS-1, brings them.'
+        )
+    return found
+
+
+def leaks(experiment: Experiment, data: LabelledData, measured: Json) -> list[str]:
+    """Says what pretraining and training could have seen of tested subjects."""
+    overlap = measured['overlap']
+    plan = experiment.finetune
+    if data.is_leaky:
+        found = [
+            'Finetuning: images of tested subjects were trained on. This division is '
+            f'leaky by its nature ({data.division}).'
+        ]
+    else:
+        found = [
+            f'Finetuning: {len(data.folds)} folds, divided by {data.division}; no '
+            'subject is in two of training, validation and test. What was tuned '
+            '(settings, epoch, temperature) was chosen on validation subjects.'
+        ]
+    if not experiment.chain:
+        found.append('Pretraining: none in this run.')
+    elif overlap.get('images'):
+        found.append(
+            f'Pretraining has seen {overlap["images"]:,} labelled images of '
+            f'{overlap["subjects"]:,} tested subjects, which the config allowed.'
+        )
+    else:
+        found.append(
+            'Pretraining: no labelled image was among its images, nor a twin of one '
+            '(turned, mirrored, rescaled, re-encoded, of other brightness) or a '
+            'neighbouring slice, as far as pixels tell. The same person in another '
+            'sequence or plane would not be noticed.'
+        )
+    if measured.get('started_from'):
+        found.append(
+            f'The weights of {measured["started_from"]} come from outside: whether '
+            'they have seen tested images is not known here.'
+        )
+    if plan.shuffle_labels:
+        found.append('Labels were shuffled over subjects: a control.')
+    return found
+
+
+def card_facts(card: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Gives a dataset's card as pairs of a name and a text."""
+    counts = card['counts']
+    rejected = {'repeated': counts['duplicates'], **counts['rejected']}
+    left_out = ', '.join(f'{reason} {n:,}' for reason, n in rejected.items() if n)
+    by_class = ', '.join(
+        f'{name} {counts["classes"].get(name, 0):,} ({groups:,} subjects)'
+        for name, groups in counts['groups_by_class'].items()
+    )
+    facts = {
+        'Dataset': f'{card["name"]} {card["version"]}',
+        'Source': card['source'],
+        'Terms': card['terms'],
+        'Images': f'{counts["images"]:,} in {counts["groups"]:,} groups, from '
+        f'{counts["files"]:,} files',
+        'Classes': by_class,
+        'Groups': card['subjects']['found'],
+        'Stored as': f'{card["canvas"]} x {card["canvas"]} pixels, '
+        f'{card["channels"]} channel(s), {card["bits"]} bits',
+        'Left out': left_out or 'nothing',
+        'Notes': ' '.join(card['notes']),
+        'Fingerprint': card['fingerprint'],
+    }
+    return tuple((name, text) for name, text in facts.items() if text)
+
+
+def duration(seconds: float) -> str:
+    """Writes a time as people say it."""
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    if seconds < 2 * 3600:
+        return f'{seconds / 60:.0f} min'
+    return f'{seconds / 3600:.1f} h'
