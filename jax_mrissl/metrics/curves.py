@@ -1,6 +1,7 @@
 """What a picture of results is drawn from: confusion, and points of ROC curves."""
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics
 
 from jax_mrissl.metrics.classification import checked
@@ -31,3 +32,12 @@ def roc_points(scores: Array, positive: Array) -> tuple[Array, Array]:
     """
     fall_out, sensitivity, _ = metrics.roc_curve(positive, scores)
     return fall_out, sensitivity
+
+
+def share_interval(share: Array, count: Array) -> tuple[Array, Array]:
+    """Gives the 95 % intervals of shares of counts, by Wilson; float64 [b] each."""
+    ends = [
+        stats.binomtest(round(s * n), int(n)).proportion_ci(method='wilson')
+        for s, n in zip(share, count, strict=True)
+    ]
+    return np.array([e.low for e in ends]), np.array([e.high for e in ends])

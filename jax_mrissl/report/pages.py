@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import importlib.resources
+import re
 
 import jinja2
 import numpy as np
@@ -49,6 +50,17 @@ def figure_count(number: float) -> str:
     return f'{number:,.0f}'
 
 
+def tied(text: str) -> str:
+    """Keeps a number and its percent sign on one line."""
+    return re.sub(r'(?<=\d) %', '\N{NO-BREAK SPACE}%', text)
+
+
+def breakable(text: str) -> Markup:
+    """Lets 'VeryMildDemented' break between its words."""
+    words = re.split(r'(?<=[a-z])(?=[A-Z])', text)
+    return Markup('<wbr>').join(words)
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     style = _text('style.css')
@@ -67,7 +79,13 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.globals.update(style=Markup(style), policy=policy)
-    environment.filters.update(png=png_uri, count=figure_count, md=escaped_markdown)
+    environment.filters.update(
+        png=png_uri,
+        count=figure_count,
+        md=escaped_markdown,
+        tied=tied,
+        breakable=breakable,
+    )
     return environment
 
 

@@ -123,6 +123,7 @@ def forest_plot(
 def reliability_plot(
     confidence: np.ndarray,
     accuracy: np.ndarray,
+    interval: tuple[np.ndarray, np.ndarray],
     count: np.ndarray,
     *,
     name: str,
@@ -133,15 +134,16 @@ def reliability_plot(
 
     Args:
         confidence, accuracy: float [b], of bins of predictions.
+        interval: float [b] each, the ends of that of `accuracy`.
         count: int [b], how many are in each.
         name, title: as in `forest_plot`.
         simulated: whether the plot says so.
     """
     with axes(height=3.9) as plot:
         _diagonal(plot, 'as sure as right')
-        plot.plot(confidence, accuracy, color=ACCENT, zorder=2)
+        plot.vlines(confidence, *interval, color=ACCENT, linewidth=1)
         # As area, so that a bin counts for the eye as it does for the number.
-        area = 160 * count / count.max()
+        area = 60 * count / count.max()
         plot.scatter(
             confidence,
             accuracy,

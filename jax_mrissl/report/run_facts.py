@@ -58,7 +58,8 @@ class ClassDetails:
         classes: their names.
         labels: int [N].
         probabilities: float64 [N, K], calibrated.
-        confidence, accuracy, count: [b], bins of reliability.
+        confidence, accuracy, low, high, count: [b], bins of reliability; `low` and
+            `high` are the 95 % interval of `accuracy`.
         calibration_error: over those bins.
         log_loss_uncalibrated: before the temperature.
         confusion: int [K, K]: true, told.
@@ -72,6 +73,8 @@ class ClassDetails:
     probabilities: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     count: np.ndarray
     calibration_error: float
     log_loss_uncalibrated: float | None
@@ -155,12 +158,47 @@ class FactTable:
 
 
 @dataclasses.dataclass(frozen=True)
-class CardFacts:
-    """A dataset's card: `facts` are pairs of a name and a text."""
+class StageFacts:
+    """One stage of the run.
 
+    Attributes:
+        name: what it did.
+        address: the SHA-256 of what decided its numbers.
+        device: that it ran on, in words.
+        seconds: that it took.
+        arm: the label of the arm that it is of; '': it is pretraining.
+    """
+
+    name: str
+    address: str
+    device: str
+    seconds: float
+    arm: str = ''
+
+
+# The topic of methods and leaks that an untrained arm has no part in.
+PRETRAINING = 'Pretraining'
+
+
+@dataclasses.dataclass(frozen=True)
+class CardFacts:
+    """A dataset's card.
+
+    Attributes:
+        name, title: the dataset's.
+        use: what it was used for.
+        tested: whether it is the labelled one.
+        simulated: whether it holds no patient.
+        fingerprint: the SHA-256 of its records.
+        facts: pairs of a name and a text.
+    """
+
+    name: str
     title: str
     use: str
+    tested: bool
     simulated: bool
+    fingerprint: str
     facts: tuple[tuple[str, str], ...]
 
 
@@ -186,12 +224,11 @@ class RunFacts:
         curves: how training went.
         background: paragraphs on what is known of the tested set.
         cards: of the datasets.
-        leaks: sentences on what pretraining and training could have seen.
-        cost: a table.
-        methods: paragraphs for a methods section.
+        leaks: what pretraining and finetuning could have seen, by topic.
+        stages: what was run, in order.
+        methods: paragraphs for a methods section, by topic.
         command: what repeats the run; '': not known.
         config: its text.
-        lineage: pairs of a stage and its address, parents first.
         versions: pairs of a package and its version.
     """
 
@@ -213,12 +250,11 @@ class RunFacts:
     curves: Sequence[CurvePlot]
     background: Sequence[str]
     cards: Sequence[CardFacts]
-    leaks: Sequence[str]
-    cost: FactTable
-    methods: Sequence[str]
+    leaks: Sequence[tuple[str, str]]
+    stages: Sequence[StageFacts]
+    methods: Sequence[tuple[str, str]]
     command: str
     config: str
-    lineage: Sequence[tuple[str, str]]
     versions: Sequence[tuple[str, str]]
 
 
@@ -257,3 +293,28 @@ def metric_parts(name: str, estimate: Any) -> tuple[str, str]:
         return value, ''
     low, high = scale * estimate.low, scale * estimate.high
     return value, f'[{low:.{digits}f}, {high:.{digits}f}]'
+
+
+def duration_words(seconds: float) -> str:
+    """Writes a time as people say it."""
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    if seconds < 2 * 3600:
+        return f'{seconds / 60:.0f} min'
+    return f'{seconds / 3600:.1f} h'
+
+
+def cost_table(stages: Sequence[StageFacts]) -> FactTable:
+    """Tells the time of stages and of all of them."""
+    rows = [(s.name, s.device, duration_words(s.seconds)) for s in stages]
+    rows.append(('in all', '', duration_words(sum(s.seconds for s in stages))))
+    return FactTable(
+        title='',
+        heads=('stage', 'device', 'time'),
+        rows=tuple(rows),
+        notes=(
+            'Of a stage that was stopped and went on, the time of its last start. '
+            'Compiling is in it; preparing data and the audit are not. Energy was not '
+            'measured.',
+        ),
+    )

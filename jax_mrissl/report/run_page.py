@@ -22,6 +22,7 @@ from jax_mrissl.report.run_facts import (
     NumberDetails,
     ResultTable,
     RunFacts,
+    cost_table,
     metric_parts,
     metric_words,
 )
@@ -42,6 +43,7 @@ def run_page(facts: RunFacts) -> str:
             (curve.title, _curve(curve, index, facts.simulated))
             for index, curve in enumerate(facts.curves)
         ],
+        cost=cost_table(facts.stages),
         words=metric_words,
         parts=metric_parts,
     )
@@ -117,10 +119,12 @@ def _details_plots(
         (
             'Reliability',
             'Where a probability means what it says, dots lie on the line; below it '
-            f'the network is too sure. The area of a dot is its subjects. {sure}',
+            'the network is too sure. Upright lines are 95 % intervals of a share '
+            f'(Wilson), wide where a bin holds few subjects. {sure}',
             reliability_plot(
                 details.confidence,
                 details.accuracy,
+                (details.low, details.high),
                 details.count,
                 name='reliability',
                 title='Reliability by subject',

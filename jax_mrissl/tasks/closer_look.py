@@ -5,7 +5,7 @@ import numpy as np
 from jax_mrissl.audit.findings import inside
 from jax_mrissl.metrics.calibration import reliability, softmax
 from jax_mrissl.metrics.classification import auroc, by_subject, log_loss
-from jax_mrissl.metrics.curves import confusion, roc_points
+from jax_mrissl.metrics.curves import confusion, roc_points, share_interval
 from jax_mrissl.report.run_facts import ClassDetails, NumberDetails, Picture
 from jax_mrissl.tasks.evaluate import Arm
 from jax_mrissl.tasks.finetune import PREDICTIONS
@@ -39,14 +39,14 @@ def look_closer(
         measured: `metrics.json`, which has what is measured already.
     """
     if data.task.kind == 'regression':
-        ids, truth, told = _numbers(arm)
-        del ids
+        _, truth, told = _numbers(arm)
         return NumberDetails(arm.label, truth, told)
     found = predictions(arm, ('groups', 'labels', 'probabilities', 'logits'))
     labels, groups = found['labels'], found['groups']
     whole = by_subject(found['probabilities'], labels, groups)
     raw = by_subject(softmax(found['logits']), labels, groups)
     bins = reliability(whole.probabilities, whole.labels, bins=_BINS)
+    low, high = share_interval(bins.accuracy, bins.count)
     details = next(
         row
         for row in measured['details']
@@ -66,6 +66,8 @@ def look_closer(
         probabilities=whole.probabilities,
         confidence=bins.confidence,
         accuracy=bins.accuracy,
+        low=low,
+        high=high,
         count=bins.count,
         calibration_error=bins.calibration_error,
         log_loss_uncalibrated=before

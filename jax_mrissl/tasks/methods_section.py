@@ -10,6 +10,7 @@ import numpy as np
 
 from jax_mrissl import __version__
 from jax_mrissl.data.prepared import PreparedSet
+from jax_mrissl.report.run_facts import PRETRAINING
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan, Json, PretrainPlan
 from jax_mrissl.tasks.labelled import LabelledData
 
@@ -19,8 +20,8 @@ def methods(
     data: LabelledData,
     pretraining: Sequence[PreparedSet],
     measured: Json,
-) -> list[str]:
-    """Writes the paragraphs.
+) -> list[tuple[str, str]]:
+    """Writes the paragraphs, each with its topic.
 
     Args:
         experiment: the plans.
@@ -28,19 +29,24 @@ def methods(
         pretraining: the datasets of the chain.
         measured: `metrics.json`.
     """
-    stages = zip(experiment.chain, pretraining, strict=True)
+    plan = experiment.finetune
+    software = (
+        f'jax_mrissl {__version__}; seed {experiment.common.seed}. The command, the '
+        'config and the SHA-256 of every stage and dataset are given with the result.'
+    )
     return [
-        _data(data, experiment.finetune),
-        _outcome(data),
-        _preprocessing(data, experiment.finetune),
-        _model(experiment),
-        *(_pretraining(plan, prepared) for plan, prepared in stages),
-        _finetuning(experiment.finetune),
-        _split(data, experiment.finetune),
-        _statistics(experiment.finetune, measured),
-        f'Software: jax_mrissl {__version__}; seed {experiment.common.seed}. The '
-        'command, the config and the SHA-256 of every stage and dataset are given '
-        'below.',
+        ('Data', _data(data, plan)),
+        ('Outcome', _outcome(data)),
+        ('Preprocessing', _preprocessing(data, plan)),
+        ('Model', _model(experiment)),
+        *(
+            (PRETRAINING, _pretraining(stage, prepared))
+            for stage, prepared in zip(experiment.chain, pretraining, strict=True)
+        ),
+        ('Finetuning', _finetuning(data, plan)),
+        ('Split', _split(data, plan)),
+        ('Statistics', _statistics(measured)),
+        ('Software', software),
     ]
 
 
@@ -57,7 +63,7 @@ def _data(data: LabelledData, plan: FinetunePlan) -> str:
     )
     kind = 'Simulated images, of no patient' if card['simulated'] else 'Images'
     text = (
-        f'Data. {kind}: {card["title"]} ({card["source"].rstrip(".")}). Of '
+        f'{kind}: {card["title"]} ({card["source"].rstrip(".")}). Of '
         f'{counts["files"]:,} files, '
         f'{rejected:,} images could not be used and {counts["duplicates"]:,} were '
         f'repeated; {len(prepared):,} labelled slices of {len(slices):,} subjects were '
@@ -76,7 +82,7 @@ def _outcome(data: LabelledData) -> str:
     if data.task.kind == 'regression':
         numbers = data.targets
         return (
-            f'Outcome. A number of each subject, from {np.nanmin(numbers):.3g} to '
+            f'A number of each subject, from {np.nanmin(numbers):.3g} to '
             f'{np.nanmax(numbers):.3g}; images without it were left out.'
         )
     _, first = np.unique(data.prepared.groups, return_index=True)
@@ -87,7 +93,7 @@ def _outcome(data: LabelledData) -> str:
     )
     ordered = ', ordered,' if data.task.kind == 'ordinal' else ''
     return (
-        f'Outcome. {len(data.task.classes)} classes{ordered} by subject: {shares}. '
+        f'{len(data.task.classes)} classes{ordered} by subject: {shares}. '
         'Images without a label were left out; nothing was imputed.'
     )
 
@@ -96,7 +102,7 @@ def _preprocessing(data: LabelledData, plan: FinetunePlan) -> str:
     card = data.prepared.card
     ops = ', '.join(_op(op) for op in plan.evaluation_view)
     return (
-        f'Preprocessing. The longer side of an image was scaled to {card["canvas"]} '
+        f'The longer side of an image was scaled to {card["canvas"]} '
         f'pixels and stored at {card["bits"]} bits. The network saw '
         f'{plan.image_size} x {plan.image_size} pixels after: {ops}.'
     )
@@ -108,7 +114,7 @@ def _model(experiment: Experiment) -> str:
     if experiment.init_from:
         start = 'weights from outside'
     return (
-        f'Model. {encoder["name"]} (stem: {encoder["stem"]}) from {start}, computed in '
+        f'{encoder["name"]} (stem: {encoder["stem"]}) from {start}, computed in '
         f'{experiment.common.dtype}.'
     )
 
@@ -116,19 +122,20 @@ def _model(experiment: Experiment) -> str:
 def _pretraining(plan: PretrainPlan, prepared: PreparedSet) -> str:
     views = ', '.join(dict.fromkeys(_op(op) for view in plan.views for op in view))
     return (
-        f'Pretraining. {plan.method["name"]} on {len(prepared):,} images of '
+        f'{plan.method["name"]} on {len(prepared):,} images of '
         f'{prepared.card["title"]} without labels, {plan.epochs} epochs, batch '
         f'{plan.batch_size}, {plan.image_size} pixels, optimiser '
         f'{plan.optimizer["name"]}. Views of one {plan.positives} by: {views}.'
     )
 
 
-def _finetuning(plan: FinetunePlan) -> str:
+def _finetuning(data: LabelledData, plan: FinetunePlan) -> str:
+    number = data.task.kind == 'regression'
+    probe = 'ridge' if number else 'multinomial logistic'
     trials = len(plan.full.trials(plan.build_optimizer()))
     texts = {
-        'linear': 'multinomial logistic regression (ridge regression of a number) on '
-        'frozen features, fitted to convergence, its L2 strength the best of '
-        f'{len(plan.linear.l2_strengths)} by validation',
+        'linear': f'{probe} regression on frozen features, fitted to '
+        f'convergence, its L2 strength the best of {len(plan.linear.l2_strengths)} by validation',
         'knn': 'a weighted vote of the nearest neighbours among frozen features by '
         f'cosine, the best of {len(plan.knn.neighbours)} numbers of neighbours by '
         'validation',
@@ -137,9 +144,11 @@ def _finetuning(plan: FinetunePlan) -> str:
         f'and the best of {trials} setting{"" if trials == 1 else "s"} by validation',
     }
     found = '; '.join(f'{mode}: {texts[mode]}' for mode in plan.modes)
-    return (
-        f'Finetuning. {found}. Pretrained and untrained encoders had the same budget. '
-        'Class probabilities were calibrated by one temperature, fitted to validation.'
+    return f'{found}. Pretrained and untrained encoders had the same budget.' + (
+        ''
+        if number
+        else ' Class probabilities were calibrated by one temperature, fitted to '
+        'validation.'
     )
 
 
@@ -149,7 +158,7 @@ def _split(data: LabelledData, plan: FinetunePlan) -> str:
         'site': 'sites, each tested once',
     }.get(data.division, f'{data.division} (leaky: subjects are on several sides)')
     text = (
-        f'Split. {len(data.folds)} fixed folds over {unit}; in each, one part tested, '
+        f'{len(data.folds)} fixed folds over {unit}; in each, one part tested, '
         'a fifth of the rest used for validation. Test predictions were pooled.'
     )
     if plan.label_fraction < 1:
@@ -161,15 +170,15 @@ def _split(data: LabelledData, plan: FinetunePlan) -> str:
     return text
 
 
-def _statistics(plan: FinetunePlan, measured: Json) -> str:
+def _statistics(measured: Json) -> str:
     drawn = measured['bootstrap']
     return (
-        'Statistics. The unit of analysis is the subject, by the mean of its slices. '
+        'The unit of analysis is the subject, by the mean of its slices. '
         f'Intervals are 95 % percentiles of {drawn["resamples"]:,} bootstrap resamples '
         f'of subjects, stratified by class (seed {drawn["seed"]}). Arms were compared '
         'with the untrained encoder on the same resamples, p corrected by Holm. An '
         'arm whose training did not end below the class prior is not reported as a '
-        f'result. Slices a subject: {plan.slices_per_group or "all"}.'
+        'result.'
     )
 
 

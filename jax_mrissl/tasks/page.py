@@ -24,6 +24,7 @@ from jax_mrissl.report.run_facts import (
     ResultRow,
     ResultTable,
     RunFacts,
+    StageFacts,
     metric_parts,
     metric_words,
 )
@@ -73,7 +74,12 @@ def write_page(run: FinishedRun, workdir: Path) -> None:
     for arm in run.arms:
         # Neighbours that vote leave no model.
         if arm.mode != 'knn':
-            card = model_card(facts, label=arm.label, mode=arm.mode)
+            card = model_card(
+                facts,
+                label=arm.label,
+                mode=arm.mode,
+                pretrained=arm.name != UNTRAINED,
+            )
             write_atomically(arm.folder / MODEL_CARD, card)
 
 
@@ -95,10 +101,11 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
     tables = _tables(measured, chosen)
     headline = next((m for m in _HEADLINES if tables and m in tables[0].metrics), '')
     details = look_closer(chosen, data, measured) if chosen else None
-    lead, sentences = statements.headline(
-        tables, headline, pretrained=bool(chosen and chosen.name != UNTRAINED)
-    )
     simulated = bool(measured['simulated'])
+    lead, *sentences = [
+        *statements.by_age(chosen, data, plan),
+        *statements.headline(tables, headline, chosen),
+    ]
     return RunFacts(
         title=f'{run.experiment.name}: {_task_words(data)}',
         subtitle=f'Tested on {data.prepared.card["title"]}, '
@@ -106,7 +113,7 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         f'{len(data.prepared):,} slices.',
         simulated=simulated,
         lead=lead,
-        headline=[*sentences, *statements.by_age(chosen, data, plan, simulated)],
+        headline=sentences,
         alarms=[
             *measured.get('warnings', ()),
             *statements.alarms(data, measured['overlap']),
@@ -126,11 +133,10 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         background=statements.background(data, plan),
         cards=_cards(run),
         leaks=statements.leaks(run.experiment, data, measured),
-        cost=_cost(run),
+        stages=_stages(run),
         methods=methods(run.experiment, data, run.pretraining, measured),
         command=run.command,
         config=_config(workdir),
-        lineage=_lineage(run),
         versions=_versions(),
     )
 
@@ -145,7 +151,7 @@ def _chosen(arms: tuple[Arm, ...], failed: set[tuple[str, str]]) -> Arm | None:
     """Gives the arm to look at closely; None: no arm is a result."""
     able = [arm for arm in arms if (arm.name, arm.mode) not in failed]
     order = {mode: place for place, mode in enumerate(_CLOSE_LOOK)}
-    able.sort(key=lambda arm: (arm.name == UNTRAINED, order[arm.mode]))
+    able.sort(key=lambda arm: (arm.name == UNTRAINED, order.get(arm.mode, len(order))))
     return able[0] if able else None
 
 
@@ -297,35 +303,35 @@ def _cards(run: FinishedRun) -> list[CardFacts]:
     uses.setdefault(tested.fingerprint, (tested, []))[1].append(use)
     return [
         CardFacts(
+            name=prepared.name,
             title=prepared.card['title'],
             use=f'Used in {" and ".join(words)}.',
+            tested=prepared.fingerprint == tested.fingerprint,
             simulated=bool(prepared.card['simulated']),
+            fingerprint=prepared.fingerprint,
             facts=statements.card_facts(prepared.card),
         )
         for prepared, words in uses.values()
     ]
 
 
-def _cost(run: FinishedRun) -> FactTable:
-    rows, total = [], 0.0
-    names = [f'pretraining on {p.card["title"]}' for p in run.pretraining]
-    folders = list(zip(names, run.pretrain_folders, strict=True))
-    folders += [(f'finetuning: {arm.label}', arm.folder) for arm in run.arms]
-    for name, folder in folders:
-        done = read_json(folder / 'done.json')
-        seconds = float(done.get('seconds_of_last_start', 0.0))
-        total += seconds
-        rows.append((name, done.get('device', 'unknown'), statements.duration(seconds)))
-    rows.append(('in all', '', statements.duration(total)))
-    return FactTable(
-        title='',
-        heads=('stage', 'device', 'time'),
-        rows=tuple(rows),
-        notes=(
-            'Of a stage that was stopped and went on, the time of its last start. '
-            'Compiling is in it; preparing data and the audit are not. Energy was not '
-            'measured.',
-        ),
+def _stages(run: FinishedRun) -> list[StageFacts]:
+    found = []
+    for prepared, folder in zip(run.pretraining, run.pretrain_folders, strict=True):
+        found.append(_stage(f'pretraining on {prepared.card["title"]}', folder, ''))
+    for arm in run.arms:
+        found.append(_stage(f'finetuning: {arm.label}', arm.folder, arm.label))
+    return found
+
+
+def _stage(name: str, folder: Path, arm: str) -> StageFacts:
+    done = read_json(folder / 'done.json')
+    return StageFacts(
+        name=name,
+        address=read_json(folder / 'stage.json')['address'],
+        device=done['device'],
+        seconds=float(done['seconds_of_last_start']),
+        arm=arm,
     )
 
 
@@ -335,20 +341,6 @@ def _config(workdir: Path) -> str:
         return 'The run was not started from a config file.'
     config = {k: v for k, v in read_json(path).items() if k != 'data_dir'}
     return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-
-
-def _lineage(run: FinishedRun) -> list[tuple[str, str]]:
-    found: dict[str, str] = {}
-    for name, folder in [
-        *((f.name, f) for f in run.pretrain_folders),
-        *((f'{arm.label} ({arm.folder.name})', arm.folder) for arm in run.arms),
-    ]:
-        found[name] = read_json(folder / 'stage.json')['address']
-    sets = {p.fingerprint: p.name for p in (*run.pretraining, run.data.prepared)}
-    return [
-        *((f'dataset {name}', fingerprint) for fingerprint, name in sets.items()),
-        *found.items(),
-    ]
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from jax_mrissl.core.results import Estimate
+from jax_mrissl.metrics.baselines import class_prior_log_loss
 from jax_mrissl.metrics.bootstrap import bootstrap
-from jax_mrissl.metrics.classification import log_loss
 from jax_mrissl.report.run_facts import (
+    PRETRAINING,
     ResultRow,
     ResultTable,
     metric_parts,
@@ -16,54 +17,127 @@ from jax_mrissl.report.run_facts import (
 )
 from jax_mrissl.report.table import estimate_text
 from jax_mrissl.tasks.closer_look import predictions
-from jax_mrissl.tasks.evaluate import Arm
+from jax_mrissl.tasks.evaluate import UNTRAINED, Arm
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan, Json
 from jax_mrissl.tasks.labelled import LabelledData
 
 KAGGLE = 'alzheimer_mri'
 _OLD = 60  # years; below it no subject of the Kaggle set is demented
+# Of fewer, nothing is said alone.
+_FEWEST = 20
 # Below it intervals by bootstrap over subjects are known to be too narrow.
 _FEW_SUBJECTS = 150
 
 
-def headline(
-    tables: Sequence[ResultTable], metric: str, *, pretrained: bool
-) -> tuple[str, list[str]]:
-    """Gives the result in a sentence for a doctor, and those that follow it.
+def headline(tables: Sequence[ResultTable], metric: str, arm: Arm | None) -> list[str]:
+    """Gives the result in a sentence for a doctor, then those that follow it.
 
     Args:
         tables: of results, by subject first.
         metric: the one that decides.
-        pretrained: whether the chosen arm is.
+        arm: the chosen one; None: none is a result.
     """
     row = next((row for row in tables[0].rows if row.chosen), None) if tables else None
-    if row is None:
-        return 'No result: every network is under-trained.', [
+    if row is None or arm is None:
+        return [
+            'No result: every network is under-trained.',
             'Training did not end below what is reached by knowing how common the '
-            'classes are. Train longer, or with another learning rate.'
+            'classes are. Train longer, or with another learning rate.',
         ]
-    who = f'The {"pretrained" if pretrained else "untrained"} network ({row.label})'
-    count = tables[0].count
+    prior, people = tables[0].prior, f'{tables[0].count:,} subjects'
     failed = [other.label for other in tables[0].rows if other.failure]
-    follow = (
-        [f'Under-trained, and so no result: {"; ".join(failed)}.'] if failed else []
+    if metric != 'log_loss' or prior is None:
+        found = [
+            f'{_who(arm)}: {metric_words(metric)} {_with_interval(row, metric)} over '
+            f'{people}.'
+        ]
+    else:
+        first = tables[0].rows[0]
+        found = [
+            _verdict(
+                _who(arm),
+                row.estimates['log_loss'],
+                row.estimates.get('accuracy'),
+                prior=prior,
+                commonest=first.estimates['accuracy'].value
+                if first.role == 'baseline' and 'accuracy' in first.estimates
+                else None,
+                people=people,
+            ),
+            'Its log loss by subject, which also asks for honest probabilities, is '
+            f'{_with_interval(row, "log_loss")}; knowing only how common the classes '
+            f'are gives {prior:.3f}. Lower is better; brackets are 95 % intervals.',
+        ]
+    if failed:
+        found.append(f'Under-trained, and so no result: {"; ".join(failed)}.')
+    return found
+
+
+def by_age(arm: Arm | None, data: LabelledData, plan: FinetunePlan) -> list[str]:
+    """Gives the result among the over-60s, which stands first where ages are known.
+
+    Args:
+        arm: the chosen one; None: none is a result.
+        data: the labelled images.
+        plan: tells how often is resampled.
+    """
+    ages = data.covariates.values.get('age') if data.covariates else None
+    if ages is None or arm is None or data.task.kind == 'regression':
+        return []
+    known = ages[np.isfinite(ages)]
+    if known.min() >= _OLD or known.max() < _OLD:
+        return []
+    found = predictions(arm, ('file_ids', 'groups', 'labels', 'probabilities'))
+    age_of = dict(zip(data.prepared.file_ids.tolist(), ages.tolist(), strict=True))
+    old = np.array([age_of[i] >= _OLD for i in found['file_ids'].tolist()])
+    labels, groups = found['labels'][old], found['groups'][old]
+    _, first = np.unique(groups, return_index=True)
+    own = labels[first]
+    counts = np.bincount(own, minlength=len(data.task.classes))
+    if len(own) < _FEWEST or (counts > 0).sum() < 2:
+        return []
+    measured = bootstrap(
+        found['probabilities'][old],
+        labels,
+        groups,
+        resamples=plan.bootstrap_resamples,
     )
-    if metric != 'log_loss' or tables[0].prior is None:
-        value, interval = metric_parts(metric, row.estimates.get(metric))
-        words = metric_words(metric)
-        return f'{who}: {words} {value} {interval} over {count:,} subjects.', follow
-    return _class_headline(who, row, tables[0].prior, tables[0], count), [
-        f'Its log loss by subject, which also asks for honest probabilities, is '
-        f'{_with_interval(row, "log_loss")}; knowing only how common the classes are '
-        f'gives {tables[0].prior:.3f}. Lower is better; brackets are 95 % intervals.',
-        *follow,
+    prior = class_prior_log_loss(own)
+    loss = measured.estimate('subject', 'log_loss')
+    auroc = measured.estimate('subject', 'macro_auroc')
+    return [
+        'Among those whom age tells least of: '
+        + _verdict(
+            _who(arm)[0].lower() + _who(arm)[1:],
+            loss,
+            measured.estimate('subject', 'accuracy'),
+            prior=prior,
+            commonest=float(counts.max() / counts.sum()),
+            people=f'the {len(own):,} subjects aged {_OLD} and over',
+        ),
+        f'There its log loss is {estimate_text(loss)}, where knowing how common the '
+        f'classes are gives {prior:.3f}; macro AUROC {estimate_text(auroc)}. It was '
+        f'trained on all ages; --config.finetune.where="age>={_OLD}" trains and tests '
+        'within them.',
+        'All ages:',
     ]
 
 
-def _class_headline(
-    who: str, row: ResultRow, prior: float, table: ResultTable, count: int
+def _who(arm: Arm) -> str:
+    kind = 'untrained' if arm.name == UNTRAINED else 'pretrained'
+    return f'The {kind} network ({arm.label})'
+
+
+def _verdict(
+    who: str,
+    loss: Estimate,
+    right: Estimate | None,
+    *,
+    prior: float,
+    commonest: float | None,
+    people: str,
 ) -> str:
-    loss = row.estimates['log_loss']
+    """Holds an arm against how common the classes are, by its interval."""
     if loss.low is None or loss.high is None:
         verdict = 'was measured without an interval'
     elif loss.high < prior:
@@ -72,60 +146,22 @@ def _class_headline(
         verdict = 'tells less than how common the classes are'
     else:
         verdict = 'is not shown to tell more than how common the classes are'
-    right = row.estimates.get('accuracy')
-    guess = table.rows[0].estimates.get('accuracy')
     if right is None or right.value is None:
         return f'{who} {verdict}.'
     text = f'{who} {verdict}: it names the right class of {100 * right.value:.0f} %'
     if right.low is not None and right.high is not None:
         text += f' (95 % interval {100 * right.low:.0f} to {100 * right.high:.0f} %)'
-    text += f' of {count:,} subjects'
-    if table.rows[0].role == 'baseline' and guess and guess.value is not None:
+    text += f' of {people}'
+    if commonest is not None:
         text += (
             f'; naming the commonest class every time is right of '
-            f'{100 * guess.value:.0f} %'
+            f'{100 * commonest:.0f} %'
         )
     return f'{text}.'
 
 
 def _with_interval(row: ResultRow, metric: str) -> str:
     return ' '.join(metric_parts(metric, row.estimates.get(metric))).strip()
-
-
-def by_age(
-    arm: Arm | None, data: LabelledData, plan: FinetunePlan, simulated: bool
-) -> list[str]:
-    """Gives the result among the over-60s, first of all where ages are known."""
-    ages = data.covariates.values.get('age') if data.covariates else None
-    if ages is None or arm is None or data.task.kind == 'regression':
-        return []
-    known = ages[np.isfinite(ages)]
-    if len(known) and known.min() >= _OLD:
-        return [f'All subjects are aged {_OLD} or over, in training as in test.']
-    found = predictions(arm, ('file_ids', 'groups', 'labels', 'probabilities'))
-    age_of = dict(zip(data.prepared.file_ids.tolist(), ages.tolist(), strict=True))
-    old = np.array([age_of[i] >= _OLD for i in found['file_ids'].tolist()])
-    subjects = len(np.unique(found['groups'][old]))
-    labels = found['labels'][old]
-    if subjects < 20 or len(np.unique(labels)) < 2:
-        return [f'Too few subjects are {_OLD} or over ({subjects:,}) to measure them.']
-    measured = bootstrap(
-        found['probabilities'][old],
-        labels,
-        found['groups'][old],
-        resamples=plan.bootstrap_resamples,
-    )
-    shares = np.bincount(labels, minlength=len(data.task.classes)) / len(labels)
-    prior = float(log_loss(np.tile(shares, (len(labels), 1)), labels))
-    mark = ' SIMULATED.' if simulated else ''
-    return [
-        f'Among the {subjects:,} subjects aged {_OLD} and over, where age tells least: '
-        f'log loss {estimate_text(measured.estimate("subject", "log_loss"))} (knowing '
-        f'how common the classes are: {prior:.3f}), macro AUROC '
-        f'{estimate_text(measured.estimate("subject", "macro_auroc"))}. Trained on all '
-        f'ages; --config.finetune.where="age>={_OLD}" trains and tests within them.'
-        f'{mark}'
-    ]
 
 
 def alarms(data: LabelledData, overlap: Json) -> list[str]:
@@ -223,42 +259,46 @@ def background(data: LabelledData, plan: FinetunePlan) -> list[str]:
     return found
 
 
-def leaks(experiment: Experiment, data: LabelledData, measured: Json) -> list[str]:
+def leaks(
+    experiment: Experiment, data: LabelledData, measured: Json
+) -> list[tuple[str, str]]:
     """Says what pretraining and training could have seen of tested subjects."""
     overlap = measured['overlap']
-    plan = experiment.finetune
     if data.is_leaky:
-        found = [
-            'Finetuning: images of tested subjects were trained on. This division is '
-            f'leaky by its nature ({data.division}).'
-        ]
+        text = (
+            'Images of tested subjects were trained on: this division '
+            f'({data.division}) is leaky by its nature.'
+        )
     else:
-        found = [
-            f'Finetuning: {len(data.folds)} folds, divided by {data.division}; no '
-            'subject is in two of training, validation and test. What was tuned '
-            '(settings, epoch, temperature) was chosen on validation subjects.'
-        ]
+        text = (
+            f'{len(data.folds)} folds, divided by {data.division}; no subject is in '
+            'two of training, validation and test. What was tuned (settings, epoch, '
+            'temperature) was chosen on validation subjects.'
+        )
+    found = [('Finetuning', text)]
     if not experiment.chain:
-        found.append('Pretraining: none in this run.')
-    elif overlap.get('images'):
-        found.append(
-            f'Pretraining has seen {overlap["images"]:,} labelled images of '
+        text = 'None in this run.'
+    elif overlap['images']:
+        text = (
+            f'It has seen {overlap["images"]:,} labelled images of '
             f'{overlap["subjects"]:,} tested subjects, which the config allowed.'
         )
     else:
-        found.append(
-            'Pretraining: no labelled image was among its images, nor a twin of one '
-            '(turned, mirrored, rescaled, re-encoded, of other brightness) or a '
-            'neighbouring slice, as far as pixels tell. The same person in another '
-            'sequence or plane would not be noticed.'
+        text = (
+            'No labelled image was among its images, nor a twin of one (turned, '
+            'mirrored, rescaled, re-encoded, of other brightness) or a neighbouring '
+            'slice, as far as pixels tell. The same person in another sequence or '
+            'plane would not be noticed.'
         )
-    if measured.get('started_from'):
-        found.append(
-            f'The weights of {measured["started_from"]} come from outside: whether '
-            'they have seen tested images is not known here.'
+    found.append((PRETRAINING, text))
+    if measured['started_from']:
+        text = (
+            f'{measured["started_from"]}: whether these weights have seen tested '
+            'images is not known here.'
         )
-    if plan.shuffle_labels:
-        found.append('Labels were shuffled over subjects: a control.')
+        found.append(('Weights from outside', text))
+    if experiment.finetune.shuffle_labels:
+        found.append(('Control', 'Labels were shuffled over subjects.'))
     return found
 
 
@@ -286,12 +326,3 @@ def card_facts(card: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         'Fingerprint': card['fingerprint'],
     }
     return tuple((name, text) for name, text in facts.items() if text)
-
-
-def duration(seconds: float) -> str:
-    """Writes a time as people say it."""
-    if seconds < 120:
-        return f'{seconds:.0f} s'
-    if seconds < 2 * 3600:
-        return f'{seconds / 60:.0f} min'
-    return f'{seconds / 3600:.1f} h'
