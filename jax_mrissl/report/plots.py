@@ -234,7 +234,8 @@ def scatter_plot(
 ) -> Markup:
     """Draws a told number against the true one, a dot for each subject."""
     with axes(height=3.9) as plot:
-        low, high = (f(f(truth), f(told)) for f in (np.min, np.max))
+        both = np.concatenate([truth, told])
+        low, high = both.min(), both.max()
         plot.plot([low, high], [low, high], color=LINE, linewidth=1)
         plot.scatter(truth, told, s=15, facecolor='none', edgecolor=ACCENT)
         plot.set_xlabel('true')
@@ -262,7 +263,7 @@ def line_plot(
         strong = [line for line in series if not line.faint]
         for line in series:
             if line.faint:
-                plot.plot(line.x, line.y, color=FAINT, linewidth=0.8)
+                plot.plot(line.x, line.y, color=LINE, linewidth=0.8)
         for colour, line in zip(SERIES * len(series), strong, strict=False):
             marker = 'o' if len(line.x) <= 12 else ''
             plot.plot(

@@ -135,7 +135,8 @@ def _finetuning(data: LabelledData, plan: FinetunePlan) -> str:
     trials = len(plan.full.trials(plan.build_optimizer()))
     texts = {
         'linear': f'{probe} regression on frozen features, fitted to '
-        f'convergence, its L2 strength the best of {len(plan.linear.l2_strengths)} by validation',
+        f'convergence, its L2 strength the best of {len(plan.linear.l2_strengths)} '
+        'by validation',
         'knn': 'a weighted vote of the nearest neighbours among frozen features by '
         f'cosine, the best of {len(plan.knn.neighbours)} numbers of neighbours by '
         'validation',
