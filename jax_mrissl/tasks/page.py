@@ -70,7 +70,7 @@ class FinishedRun:
 def write_page(run: FinishedRun, workdir: Path) -> None:
     """Writes `report/index.html`, and a model card beside each finetuned network."""
     facts = gather(run, workdir)
-    write_atomically(workdir / PAGE, run_page(facts))
+    _write_changed(workdir / PAGE, run_page(facts))
     for arm in run.arms:
         # Neighbours that vote leave no model.
         if arm.mode != 'knn':
@@ -80,7 +80,13 @@ def write_page(run: FinishedRun, workdir: Path) -> None:
                 mode=arm.mode,
                 pretrained=arm.name != UNTRAINED,
             )
-            write_atomically(arm.folder / MODEL_CARD, card)
+            _write_changed(arm.folder / MODEL_CARD, card)
+
+
+def _write_changed(path: Path, text: str) -> None:
+    """Leaves a file alone that says this already: what is done is not touched."""
+    if not path.exists() or path.read_text(encoding='utf-8') != text:
+        write_atomically(path, text)
 
 
 def gather(run: FinishedRun, workdir: Path) -> RunFacts:
