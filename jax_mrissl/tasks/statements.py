@@ -48,8 +48,8 @@ def headline(tables: Sequence[ResultTable], metric: str, arm: Arm | None) -> lis
     failed = [other.label for other in tables[0].rows if other.failure]
     if metric != 'log_loss' or prior is None:
         found = [
-            f'{_who(arm)}: {metric_words(metric)} {_with_interval(row, metric)} over '
-            f'{people}.'
+            f'{metric_words(metric)} of {_who(arm)}: '
+            f'{_with_interval(row, metric)} over {people}.'
         ]
     else:
         first = tables[0].rows[0]
@@ -106,14 +106,14 @@ def by_age(arm: Arm | None, data: LabelledData, plan: FinetunePlan) -> list[str]
     loss = measured.estimate('subject', 'log_loss')
     auroc = measured.estimate('subject', 'macro_auroc')
     return [
-        'Among those whom age tells least of: '
-        + _verdict(
-            _who(arm)[0].lower() + _who(arm)[1:],
+        _verdict(
+            _who(arm),
             loss,
             measured.estimate('subject', 'accuracy'),
             prior=prior,
             commonest=float(counts.max() / counts.sum()),
             people=f'the {len(own):,} subjects aged {_OLD} and over',
+            before=f'Among the over-{_OLD}s, of whom age tells least',
         ),
         f'There its log loss is {estimate_text(loss)}, where knowing how common the '
         f'classes are gives {prior:.3f}; macro AUROC {estimate_text(auroc)}. It was '
@@ -125,7 +125,7 @@ def by_age(arm: Arm | None, data: LabelledData, plan: FinetunePlan) -> list[str]
 
 def _who(arm: Arm) -> str:
     kind = 'untrained' if arm.name == UNTRAINED else 'pretrained'
-    return f'The {kind} network ({arm.label})'
+    return f'the {kind} network ({arm.label})'
 
 
 def _verdict(
@@ -136,25 +136,28 @@ def _verdict(
     prior: float,
     commonest: float | None,
     people: str,
+    before: str = '',
 ) -> str:
     """Holds an arm against how common the classes are, by its interval."""
     if loss.low is None or loss.high is None:
-        verdict = 'was measured without an interval'
+        verdict = 'were measured without an interval'
     elif loss.high < prior:
-        verdict = 'tells more than how common the classes are'
+        verdict = 'tell more than how common the classes are'
     elif loss.low > prior:
-        verdict = 'tells less than how common the classes are'
+        verdict = 'tell less than how common the classes are'
     else:
-        verdict = 'is not shown to tell more than how common the classes are'
+        verdict = 'are not shown to tell more than how common the classes are'
+    text = f'he probabilities of {who} {verdict}.'
+    text = f'{before}, t{text}' if before else f'T{text}'
     if right is None or right.value is None:
-        return f'{who} {verdict}.'
-    text = f'{who} {verdict}: it names the right class of {100 * right.value:.0f} %'
+        return text
+    text += f' It names the right class of {100 * right.value:.0f} %'
     if right.low is not None and right.high is not None:
         text += f' (95 % interval {100 * right.low:.0f} to {100 * right.high:.0f} %)'
     text += f' of {people}'
     if commonest is not None:
         text += (
-            f'; naming the commonest class every time is right of '
+            '; naming the commonest class every time is right of '
             f'{100 * commonest:.0f} %'
         )
     return f'{text}.'
@@ -308,8 +311,9 @@ def card_facts(card: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     rejected = {'repeated': counts['duplicates'], **counts['rejected']}
     left_out = ', '.join(f'{reason} {n:,}' for reason, n in rejected.items() if n)
     by_class = ', '.join(
-        f'{name} {counts["classes"].get(name, 0):,} ({groups:,} subjects)'
-        for name, groups in counts['groups_by_class'].items()
+        f'{name} {counts["classes"].get(name, 0):,} (of '
+        f'{counts["groups_by_class"].get(name, 0):,} groups)'
+        for name in card['classes']
     )
     facts = {
         'Dataset': f'{card["name"]} {card["version"]}',
