@@ -92,6 +92,8 @@ def forest_plot(
                     color=WARN,
                     va='center',
                     fontsize=9,
+                    bbox={'facecolor': PAPER, 'edgecolor': 'none', 'pad': 1},
+                    zorder=3,
                 )
                 continue
             if row.low is not None and row.high is not None:

@@ -57,7 +57,8 @@ def _forest(facts: RunFacts) -> Markup | None:
     for row in table.rows:
         estimate = row.estimates.get(metric)
         if row.failure or estimate is None or estimate.value is None:
-            note = row.failure or 'not measured'
+            # The table says where training ended; here is room for a few words.
+            note = row.failure.partition(':')[0] or 'not measured'
             rows.append(ForestRow(row.label, None, role=row.role, note=note))
         elif row.role == 'arm' or estimate.low is not None:
             low, high = estimate.low, estimate.high

@@ -102,6 +102,7 @@ def test_simulated_data_are_called_so_everywhere():
     text = run_page(some_facts(simulated=True))
     figures = re.findall(r'<figure.*?</figure>', text, re.S)
     plots = [figure for figure in figures if '<svg' in figure or '<table' in figure]
+    assert 'SIMULATED' in re.search(r'<p class="lead">.*', text).group()
     assert len(plots) == 6 and all('SIMULATED' in figure for figure in plots)
     for table in re.findall(r'<caption>.*?</caption>', text):
         assert 'SIMULATED' in table
