@@ -4,7 +4,7 @@ r"""Exports an encoder for PyTorch: a safetensors file with torchvision's names.
         --checkpoint=runs/mine/stages/pretrain-0123456789ab
 
     python -m jax_mrissl.export --out=encoder.safetensors \
-        --checkpoint=runs/mine/stages/finetune-0123456789ab/fold-0/best
+        --checkpoint=runs/mine/stages/finetune-0123456789ab/fold-0
 
 The file also tells, as its metadata, where the encoder comes from and what images it
 wants. Research use; not a medical device.

@@ -57,16 +57,16 @@ command.run_command(main.main, main.__doc__)
 KILLS = [
     ('after_log', 2, 'pretrain'),  # on the boundary, nothing saved yet
     ('in_save', 4, 'pretrain'),  # while a checkpoint is written
-    ('in_save', 2, 'fold-1/last'),
+    ('in_save', 2, 'fold-1/trial-0/last'),
 ]
 MORE_KILLS = [
     ('after_log', 1, 'pretrain'),  # before the first checkpoint
     *KILLS[:1],
     ('after_log', 3, 'pretrain'),  # after an epoch
     *KILLS[1:2],
-    ('after_log', 2, 'fold-0'),
+    ('after_log', 2, 'fold-0/trial-0'),
     *KILLS[2:],
-    ('in_save', 2, 'fold-2/best'),
+    ('in_save', 2, 'fold-2/trial-0/best'),
 ]
 
 
@@ -86,6 +86,8 @@ def run(name, data_dir, workdir, cache, kill=('never', 0, '-')):
             f'--config=configs/{name}.py:smoke',
             f'--config.data_dir={data_dir}',
             '--config.pretrain.epochs=3',
+            "--config.finetune.modes=('full',)",  # the others are done in one breath
+            '--config.report.pictures=false',
             f'--workdir={workdir}',
         ],
         env=environment,

@@ -26,13 +26,11 @@ from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Rhythm, TrainingDiverged, run_steps
 from jax_mrissl.train.optimizer import tunable, with_settings
 from jax_mrissl.train.parallel import choose_parallel
-from jax_mrissl.train.start import Start
+from jax_mrissl.train.start import BEST, Start
 from jax_mrissl.train.state import TrainState, initial_state
 
 PREDICTIONS = 'predictions.npz'
 PROBE = 'probe.npz'
-# In a trial's folder: the network of its best epoch.
-BEST = 'best'
 
 
 class Finetuner:
@@ -258,7 +256,13 @@ class Finetuner:
             )
         best = min(ran, key=lambda number: trials[number]['validation_loss'])
         facts = {**trials[best], 'trial': best, 'trials': trials}
-        kept, _ = self._open_best(folder / f'trial-{best}', start, lineage)
+        chosen = folder / f'trial-{best}' / BEST
+        if chosen.exists():  # else a run that was killed has moved it already
+            chosen.replace(folder / BEST)
+        with Checkpoints(folder / BEST, lineage) as checkpoints:
+            kept, _ = checkpoints.restore(
+                {'params': start.params, 'model_state': start.model_state}
+            )
         train, held = self._data.rows(fold.train), self._data.rows(fold.validation)
         test = self._data.rows(fold.test)
 
@@ -272,20 +276,9 @@ class Finetuner:
         write_json(done, facts)
         for number in range(len(grid)):
             # What only going on needs, and networks that nothing will ask for.
-            shutil.rmtree(folder / f'trial-{number}' / 'last', ignore_errors=True)
-            if number != best:
-                shutil.rmtree(folder / f'trial-{number}' / BEST, ignore_errors=True)
+            for name in ('last', BEST):
+                shutil.rmtree(folder / f'trial-{number}' / name, ignore_errors=True)
         return facts
-
-    def _open_best(
-        self, folder: Path, like: TrainState, lineage: Lineage
-    ) -> tuple[Any, int]:
-        """Reads the network of a trial's best epoch, and its step."""
-        with Checkpoints(folder / BEST, lineage) as best:
-            kept, _ = best.restore(
-                {'params': like.params, 'model_state': like.model_state}
-            )
-            return kept, best.latest() or 0
 
     def _run_trial(
         self,

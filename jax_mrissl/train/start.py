@@ -9,7 +9,9 @@ from jax_mrissl.train.checkpoint import newest_step, read_encoder, read_lineage
 from jax_mrissl.train.state import TrainState
 from jax_mrissl.train.weights import file_digest, read_encoder_file, read_told
 
+# In a stage's folder: a pretraining's checkpoints; in a fold's, its best network.
 CHECKPOINTS = 'checkpoints'
+BEST = 'best'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ def checkpoint_folder(given: Path) -> Path:
     """Finds the folder of checkpoints that a user names.
 
     Args:
-        given: itself, or the folder of a pretraining stage.
+        given: itself, or the folder of a pretraining stage or of a finetuned fold.
 
     Raises:
         UserError: it holds none, or several; they are named.
@@ -107,15 +109,16 @@ def checkpoint_folder(given: Path) -> Path:
     if not given.is_dir():
         raise UserError(
             f'There is no folder {given}. Give a stage (runs/NAME/stages/pretrain-...) '
-            'or a folder of checkpoints (.../finetune-.../fold-0/best).'
+            'or a folder of checkpoints (.../finetune-.../fold-0).'
         )
-    for folder in (given / CHECKPOINTS, given):
+    for folder in (given / CHECKPOINTS, given / BEST, given):
         if next(folder.glob('[0-9]*/lineage'), None):
             return folder
     depths = ('*/' * depth + '[0-9]*/lineage' for depth in range(1, 5))
     found = {path.parents[1] for depth in depths for path in given.glob(depth)}
     inside = sorted(
-        str(folder.parent if folder.name == CHECKPOINTS else folder) for folder in found
+        str(folder.parent if folder.name in (CHECKPOINTS, BEST) else folder)
+        for folder in found
     )
     if not inside:
         why = (

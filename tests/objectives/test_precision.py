@@ -12,9 +12,13 @@ from jax_mrissl.core.batch_axis import WHOLE_BATCH
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_bfloat16_networks_keep_losses_in_float32(name):
     minimised = objective(name, jnp.bfloat16)
-    minimised = type(minimised)(**{**vars(minimised), 'param_dtype': jnp.float32})
     encoder = minimised.encoder.clone(param_dtype=jnp.float32)
-    minimised = type(minimised)(**{**vars(minimised), 'encoder': encoder})
+    if name == 'supervised':
+        head = minimised.head.clone(param_dtype=jnp.float32)
+        changes = {'encoder': encoder, 'head': head}
+    else:
+        changes = {'encoder': encoder, 'param_dtype': jnp.float32}
+    minimised = type(minimised)(**{**vars(minimised), **changes})
     rows = 4
     sizes = [8 if policy.crop.size == 8 else SIZE for policy in minimised.policies]
     batch = Batch(
