@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from jax_mrissl.audit.findings import Part, find_between
+from jax_mrissl.data.manifest import read_manifest
+from jax_mrissl.data.persons import persons, sessions
 from jax_mrissl.likeness.pairs import KINDS, SAME_PERSON
 
 _WORDS = {
@@ -15,6 +17,7 @@ _WORDS = {
     'twin': 'as twins (turned, mirrored, rescaled, re-encoded or of other brightness)',
     'near': 'as near as neighbouring slices of one subject are',
     'group': 'by their subject, who is in both',
+    'person': 'by the person, whom published ids name in both',
 }
 
 
@@ -27,8 +30,8 @@ class Overlap:
             as one of them, or whose subject is on one.
         subjects: whose they are.
         seen: images of pretraining that show them.
-        by_kind: labelled images by the strongest reason: 'exact', 'twin', 'near' or
-            'group'.
+        by_kind: labelled images by the strongest reason: 'exact', 'twin', 'near',
+            'group' or 'person'.
         labelled_images, labelled_subjects: all there are.
     """
 
@@ -62,7 +65,8 @@ def find_overlap(
 
     Near neighbours count from SAME_PERSON on: below it they may be of two people.
     Within one prepared set, subjects are compared by their hashes, too. Between two
-    sets the keys of those differ, and pixels decide.
+    sets the keys of those differ, and pixels decide, or the ids that a study has
+    published (data/persons.py): a volume of OASIS-1 shows the person of a Kaggle slice.
 
     Args:
         pretraining: the images of all pretraining.
@@ -72,31 +76,38 @@ def find_overlap(
         spare: keeps what is found where `data_dir` cannot be written to.
     """
     tested = labelled.prepared
-    reasons = np.full(len(tested), 'none', 'U5')
+    tested_people = _people(labelled, data_dir)
+    reasons = np.full(len(tested), 'none', 'U6')
     seen = 0
     for part in _distinct(pretraining):
-        rest = part
+        shows = np.zeros(len(part.prepared), bool)  # a tested subject
         if part.prepared.fingerprint == tested.fingerprint:
-            shared = np.isin(part.prepared.groups, tested.groups)
-            by_group = np.isin(tested.groups, part.prepared.groups[shared])
+            shows = np.isin(part.prepared.groups, tested.groups)
+            by_group = np.isin(tested.groups, part.prepared.groups[shows])
             reasons[by_group & (reasons == 'none')] = 'group'
-            same = np.isin(tested.pixel_sha256, part.prepared.pixel_sha256[shared])
+            same = np.isin(tested.pixel_sha256, part.prepared.pixel_sha256[shows])
             reasons[same] = 'exact'
-            seen += int(shared.sum())
-            others = np.flatnonzero(~shared)
-            if not len(others):
-                continue
-            rest = dataclasses.replace(part, prepared=part.prepared.select(others))
-        pairs = find_between([rest], [labelled], data_dir, spare=spare)
-        pairs = pairs.select(
-            (pairs.kind != KINDS.index('near')) | (pairs.likeness >= SAME_PERSON)
-        )
-        seen += len(np.unique(pairs.first))
-        for kind in reversed(range(len(KINDS))):  # the strongest last, so that it stays
-            rows = pairs.second[pairs.kind == kind]
-            stronger = KINDS[:kind]
-            rows = rows[~np.isin(reasons[rows], stronger)]
-            reasons[rows] = KINDS[kind]
+        people = _people(part, data_dir)
+        shared = np.setdiff1d(np.intersect1d(people, tested_people), [''])
+        by_person = np.isin(tested_people, shared)
+        reasons[by_person & (reasons == 'none')] = 'person'
+
+        # Subjects of one set that are not tested may still have twins among those.
+        rest = np.flatnonzero(~shows)
+        shows |= np.isin(people, shared)
+        if len(rest):
+            others = dataclasses.replace(part, prepared=part.prepared.select(rest))
+            pairs = find_between([others], [labelled], data_dir, spare=spare)
+            pairs = pairs.select(
+                (pairs.kind != KINDS.index('near')) | (pairs.likeness >= SAME_PERSON)
+            )
+            shows[rest[pairs.first]] = True
+            for kind in reversed(range(len(KINDS))):  # the strongest last, so it stays
+                rows = pairs.second[pairs.kind == kind]
+                stronger = KINDS[:kind]
+                rows = rows[~np.isin(reasons[rows], stronger)]
+                reasons[rows] = KINDS[kind]
+        seen += int(shows.sum())
     found = reasons != 'none'
     return Overlap(
         images=int(found.sum()),
@@ -110,6 +121,12 @@ def find_overlap(
         labelled_images=len(tested),
         labelled_subjects=len(np.unique(tested.groups)),
     )
+
+
+def _people(part: Part, data_dir: Path) -> np.ndarray:
+    """Gives the person on each image by published ids, text [n]; '' unknown."""
+    manifest = read_manifest(data_dir, part.name)
+    return persons(sessions(part.prepared, manifest))
 
 
 def _distinct(parts: Sequence[Part]) -> list[Part]:

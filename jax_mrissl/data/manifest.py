@@ -23,7 +23,9 @@ class Manifest:
 
 
 def read_manifest(data_dir: str | Path, name: str) -> Manifest | None:
-    """Reads the manifest of a dataset; None where it was not kept."""
+    """Reads the manifest of a dataset; None where it, or the set, was not kept."""
+    if not (Path(data_dir).expanduser() / name).is_dir():
+        return None
     folder, _ = find_prepared(data_dir, name)
     path = folder / 'private' / 'manifest.parquet'
     if not path.exists():

@@ -9,7 +9,10 @@ import pytest
 from jax_mrissl.audit import findings
 from jax_mrissl.audit.findings import Part, describe, find_all, find_between
 from jax_mrissl.audit.overlap import find_overlap
+from jax_mrissl.data.own import OwnFolder
+from jax_mrissl.data.preparation import prepare_dataset
 from jax_mrissl.data.prepared import open_prepared
+from jax_mrissl.report.png import encode_png
 
 
 def part(data_dir, name):
@@ -40,6 +43,39 @@ def test_a_subject_of_the_same_set_is_known_by_its_hash(twins_dir, tmp_path):
     assert (overlap.subjects, overlap.seen) == (3, 3)
     overlap = find_overlap([whole], whole, tmp_path, spare=tmp_path)
     assert dict(overlap.by_kind) == {'exact': 24}
+
+
+def test_a_person_whom_published_ids_name_in_both_sets_is_found(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def prepared(name, files):
+        for file in files:
+            path = tmp_path / 'raw' / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_png(rng.integers(0, 256, (32, 32), np.uint8)))
+        own = OwnFolder(name=name)
+        raw = [str(tmp_path / 'raw' / name)]
+        prepare_dataset('folder', raw, tmp_path, canvas=32, own=own)
+        return part(tmp_path, name)
+
+    tested = prepared('first', ['OAS1_0001_MR1.png', 'OAS1_0002_MR1.png', '3.png'])
+    others = [
+        'OAS1_0002_MR2_a.png',
+        'OAS1_0002_MR2_b.png',
+        'OAS1_0009_MR1.png',
+        '4.png',
+    ]
+    overlap = find_overlap(
+        [prepared('second', others)], tested, tmp_path, spare=tmp_path
+    )
+    assert dict(overlap.by_kind) == {'person': 1}
+    assert (overlap.images, overlap.subjects, overlap.seen) == (1, 1, 2)
+    assert '1 by the person, whom published ids name in both' in overlap.text
+    # Without the private manifests nothing names them.
+    for manifest in tmp_path.glob('second/*/private/manifest.parquet'):
+        manifest.unlink()
+    again = find_overlap([part(tmp_path, 'second')], tested, tmp_path, spare=tmp_path)
+    assert again.images == 0
 
 
 def test_unrelated_sets_do_not_overlap(twins_dir, tmp_path):
