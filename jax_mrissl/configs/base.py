@@ -120,6 +120,8 @@ def _everything(name: str) -> ConfigDict:
                 where='',  # on its columns: 'age>=60 and sex==F'
                 evaluation_batch_size=256,
                 bootstrap_resamples=2000,
+                # Of all classes but the first, for predictive values; 0: the sample's.
+                prevalence=0.0,
                 evaluation_view=evaluation_view(),
                 linear=dict(l2_strengths=(10.0, 100.0, 1e3, 1e4, 1e5, 1e6)),
                 knn=dict(neighbours=(20, 200)),

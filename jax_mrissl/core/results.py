@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 Unit = Literal['subject', 'slice']
+# A baseline is what must be beaten; a control shows what a result does not mean.
+Role = Literal['baseline', 'arm', 'control']
 
 # Notes of rows. An under-trained arm is no result: tables show that instead of numbers.
 UNDER_TRAINED = 'under-trained'
@@ -35,14 +37,17 @@ class ArmResult:
 
     Attributes:
         arm: what it learned from, in the study's words.
-        mode: how it was put to the task: 'linear', 'full'; '' where there is nothing
-            to train.
+        mode: how it was put to the task: 'linear', 'knn', 'full'; '' of a baseline or
+            control.
         unit: what one observation is.
         subjects, slices: how many were tested.
-        log_loss, accuracy, macro_auroc: the results.
-        prior_log_loss: of the class prior, over the same unit.
+        estimates: by the name of the metric; one that is not there was not measured.
+        role: what it is there for.
+        prior_log_loss: of the class prior, over the same unit; None: no classes.
         training_log_loss: where training ended, over slices, mean over folds; None
-            where nothing was trained.
+            where it is not finite, or nothing was trained, or a number is told.
+        training_error_share: of a number that is told, the mean squared error in which
+            training ended, as a share of the variance; None as above.
         notes: the two above, or others.
     """
 
@@ -51,21 +56,31 @@ class ArmResult:
     unit: Unit
     subjects: int
     slices: int
-    log_loss: Estimate
-    accuracy: Estimate
-    macro_auroc: Estimate
-    prior_log_loss: float
+    estimates: Mapping[str, Estimate]
+    role: Role = 'arm'
+    prior_log_loss: float | None = None
     training_log_loss: float | None = None
+    training_error_share: float | None = None
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Gives plain dicts, lists, texts and numbers."""
-        return {**dataclasses.asdict(self), 'notes': list(self.notes)}
+    @property
+    def failure(self) -> str:
+        """Why it is no result; '': it is one."""
+        if UNDER_TRAINED not in self.notes:
+            return ''
+        if self.training_error_share is not None:
+            ended = (
+                f'its training error ended at {self.training_error_share:.3f} of the '
+                'variance'
+            )
+        elif self.training_log_loss is not None:
+            ended = f'its training log loss ended at {self.training_log_loss:.4f}'
+        else:
+            ended = 'its training ended at a loss that is not finite'
+        return f'{UNDER_TRAINED}: {ended}'
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> 'ArmResult':
-        """Reads what `to_json` gave."""
-        fields = dict(stored)
-        for name in ('log_loss', 'accuracy', 'macro_auroc'):
-            fields[name] = Estimate(**fields[name])
-        return cls(**{**fields, 'notes': tuple(fields['notes'])})
+    def to_json(self) -> dict[str, Any]:
+        """Gives plain dicts, lists, texts and numbers; estimates by their names."""
+        found = dataclasses.asdict(self)
+        estimates = found.pop('estimates')
+        return {**found, **estimates, 'notes': list(self.notes)}

@@ -86,8 +86,7 @@ def reliability(probabilities: Array, labels: Array, *, bins: int = 15) -> Relia
     probabilities, labels = checked(probabilities, labels)
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == labels
-    rank = np.searchsorted(np.sort(confidence), confidence, side='left')
-    _, place = np.unique(rank * bins // len(rank), return_inverse=True)
+    place = reliability_bins(probabilities, bins=bins)
     count = np.bincount(place)
     return Reliability(
         confidence=np.bincount(place, weights=confidence) / count,
@@ -96,6 +95,8 @@ def reliability(probabilities: Array, labels: Array, *, bins: int = 15) -> Relia
     )
 
 
-def calibration_error(probabilities: Array, labels: Array, *, bins: int = 15) -> float:
-    """Gives the expected calibration error over bins of equal mass, in [0, 1]."""
-    return reliability(probabilities, labels, bins=bins).calibration_error
+def reliability_bins(probabilities: Array, *, bins: int) -> Array:
+    """Gives the bin of each row, int [n]: equal mass, equal confidences together."""
+    confidence = probabilities.max(1)
+    rank = np.searchsorted(np.sort(confidence), confidence, side='left')
+    return np.unique(rank * bins // len(rank), return_inverse=True)[1]

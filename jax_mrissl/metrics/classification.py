@@ -1,15 +1,14 @@
-"""How good class probabilities are: one value, or one for each of many resamples.
+"""How good class probabilities are, and what they are for subjects.
 
-Every metric takes probabilities, float [n, K], labels, int [n] in 0 … K-1, and
-optionally weights of the rows: float or int [n], or [R, n] for R values at once, as a
-bootstrap needs them. Without weights each row counts once.
+A few numbers that training and checks need at once; `panel` has all that are reported,
+with intervals.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
 
 import numpy as np
+from sklearn import metrics
 
 Array = np.ndarray
 
@@ -19,123 +18,31 @@ SMALLEST_PROBABILITY = 1e-7
 _SUM_TOLERANCE = 5e-3
 
 
-def log_loss(
-    probabilities: Array, labels: Array, *, weights: Array | None = None
-) -> Any:
-    """Mean of -ln(probability of the true class), clipped at 1e-7; lower is better.
-
-    Returns:
-        float without weights or with weights [n]; float64 [R] with [R, n].
-    """
+def log_loss(probabilities: Array, labels: Array) -> float:
+    """Mean of -ln(probability of the true class), clipped at 1e-7; lower is better."""
     probabilities, labels = checked(probabilities, labels)
     true = probabilities[np.arange(len(labels)), labels]
-    return _mean(-np.log(np.clip(true, SMALLEST_PROBABILITY, 1.0)), weights)
+    return float(-np.log(np.clip(true, SMALLEST_PROBABILITY, 1.0)).mean())
 
 
-def accuracy(
-    probabilities: Array, labels: Array, *, weights: Array | None = None
-) -> Any:
+def accuracy(probabilities: Array, labels: Array) -> float:
     """Share of rows whose most probable class is the true one (ties: the first)."""
     probabilities, labels = checked(probabilities, labels)
-    right = probabilities.argmax(1) == labels
-    return _mean(right.astype(np.float64), weights)
+    return float((probabilities.argmax(1) == labels).mean())
 
 
-def balanced_accuracy(
-    probabilities: Array, labels: Array, *, weights: Array | None = None
-) -> Any:
-    """Mean over the classes that occur of the share found of each."""
-    confusion = _confusion(probabilities, labels, weights)
-    size = confusion.sum(axis=-1)
-    found = np.diagonal(confusion, axis1=-2, axis2=-1)
-    occurs = size > 0
-    recall = np.divide(found, size, out=np.zeros_like(size), where=occurs)
-    return _plain(recall.sum(-1) / occurs.sum(-1))
-
-
-def brier(probabilities: Array, labels: Array, *, weights: Array | None = None) -> Any:
-    """Mean squared distance to the truth, summed over the classes: from 0 to 2.
-
-    Brier's own definition; for two classes it is twice the binary score.
-    """
-    probabilities, labels = checked(probabilities, labels)
-    truth = np.eye(probabilities.shape[1])[labels]
-    return _mean(((probabilities - truth) ** 2).sum(1), weights)
-
-
-def macro_auroc(
-    probabilities: Array, labels: Array, *, weights: Array | None = None
-) -> Any:
-    """Mean over the K classes of the area under the one-versus-rest ROC curve.
-
-    The area is the probability that a row of the class scores higher than a row of
-    the rest, ties counting one half. NaN where a class, or its rest, has no weight.
-    """
-    probabilities, labels = checked(probabilities, labels)
-    weights = None if weights is None else _weights(weights, len(labels))
-    areas = [
-        auroc(probabilities[:, k], labels == k, weights=weights)
-        for k in range(probabilities.shape[1])
-    ]
-    return _plain(np.mean(areas, axis=0))
-
-
-def auroc(scores: Array, positive: Array, *, weights: Array | None = None) -> Any:
+def auroc(scores: Array, positive: Array) -> float:
     """Area under the ROC curve of two classes, ties counting one half.
 
     Args:
         scores: float [n], higher for the positive class.
         positive: bool [n].
-        weights: of the rows, [n] or [R, n].
 
-    Returns:
-        float or float64 [R]; NaN where one of the classes has no weight.
+    Returns: NaN where one of the classes does not occur.
     """
-    w = _weights(weights, len(scores))
-    negatives = np.flatnonzero(~positive)
-    negatives = negatives[np.argsort(scores[negatives], kind='stable')]
-    positives = np.flatnonzero(positive)
-    # below[..., j] is the weight of the j lowest negatives.
-    below = np.zeros((*w.shape[:-1], len(negatives) + 1))
-    np.cumsum(w[..., negatives], axis=-1, out=below[..., 1:])
-    ranked = scores[negatives]
-    lower = below[..., np.searchsorted(ranked, scores[positives], side='left')]
-    lower += below[..., np.searchsorted(ranked, scores[positives], side='right')]
-    w_positive = w[..., positives]
-    concordant = np.einsum('...i,...i->...', w_positive, lower) / 2
-    pairs = w_positive.sum(-1) * below[..., -1]
-    undefined = np.full_like(concordant, np.nan)
-    return _plain(np.divide(concordant, pairs, out=undefined, where=pairs > 0))
-
-
-def quadratic_kappa(
-    probabilities: Array, labels: Array, *, weights: Array | None = None
-) -> Any:
-    """Cohen's kappa with quadratic weights: for classes that are steps of a scale.
-
-    1 is perfect, 0 is what the margins give by chance. NaN where one class is all
-    that occurs and all that is predicted.
-    """
-    observed = _confusion(probabilities, labels, weights)
-    steps = np.arange(observed.shape[-1])
-    distance = np.subtract.outer(steps, steps) ** 2.0
-    total = observed.sum((-1, -2))
-    expected = observed.sum(-1)[..., :, None] * observed.sum(-2)[..., None, :]
-    seen = (observed * distance).sum((-1, -2)) * total
-    chance = (expected * distance).sum((-1, -2))
-    undefined = np.full_like(seen, np.nan)
-    return _plain(1 - np.divide(seen, chance, out=undefined, where=chance > 0))
-
-
-Metric = Callable[..., Any]
-METRICS: Mapping[str, Metric] = {
-    'log_loss': log_loss,
-    'accuracy': accuracy,
-    'balanced_accuracy': balanced_accuracy,
-    'macro_auroc': macro_auroc,
-    'brier': brier,
-    'quadratic_kappa': quadratic_kappa,
-}
+    if positive.all() or not positive.any():
+        return math.nan
+    return float(metrics.roc_auc_score(positive, scores))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,34 +115,3 @@ def checked(probabilities: Array, labels: Array) -> tuple[Array, Array]:
             f'misses it by {off:.2g}, and a lowest of {probabilities.min():.2g}.'
         )
     return probabilities, labels.astype(np.int64)
-
-
-def _weights(weights: Array | None, rows: int) -> Array:
-    if weights is None:
-        return np.ones(rows)
-    weights = np.asarray(weights, np.float64)
-    if weights.ndim not in (1, 2) or weights.shape[-1] != rows:
-        raise ValueError(
-            f'Expected weights [{rows}] or [R, {rows}]; found {weights.shape}.'
-        )
-    return weights
-
-
-def _mean(values: Array, weights: Array | None) -> Any:
-    w = _weights(weights, len(values))
-    return _plain(w @ values / w.sum(-1))
-
-
-def _confusion(probabilities: Array, labels: Array, weights: Array | None) -> Array:
-    """Weight of each (true, predicted) pair of classes, [..., K, K]."""
-    probabilities, labels = checked(probabilities, labels)
-    classes = probabilities.shape[1]
-    cell = labels * classes + probabilities.argmax(1)
-    w = _weights(weights, len(labels))
-    counts = w @ np.eye(classes**2)[cell]
-    return counts.reshape(*w.shape[:-1], classes, classes)
-
-
-def _plain(value: Any) -> Any:
-    """Makes a Python float of a single number."""
-    return float(value) if np.ndim(value) == 0 else value

@@ -1,12 +1,57 @@
 """What a picture of results is drawn from: confusion, and points of ROC curves."""
 
+from typing import Any
+
 import numpy as np
 from scipy import stats
 from sklearn import metrics
 
+from jax_mrissl.metrics.calibration import reliability
 from jax_mrissl.metrics.classification import checked
+from jax_mrissl.metrics.panel import CALIBRATION_BINS
 
 Array = np.ndarray
+# Of a point of a plot, in JSON.
+_DIGITS = 5
+
+
+def curves_json(
+    probabilities: Array, labels: Array, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Gives the numbers behind all plots of class probabilities, as plain values.
+
+    Args:
+        probabilities: float [n, K].
+        labels: int [n], in 0 … K-1.
+        classes: K names.
+
+    Returns:
+        `confusion`, true classes in rows; `reliability`: `confidence`, `accuracy` and
+        `count` of bins; `roc` of each class against the rest that can be told:
+        `class`, `fall_out`, `sensitivity`.
+    """
+    bins = reliability(probabilities, labels, bins=CALIBRATION_BINS)
+    curves = []
+    for index, name in enumerate(classes):
+        own = labels == index
+        if own.any() and not own.all():
+            fall_out, sensitivity = roc_points(probabilities[:, index], own)
+            curves.append(
+                {
+                    'class': name,
+                    'fall_out': _listed(fall_out),
+                    'sensitivity': _listed(sensitivity),
+                }
+            )
+    return {
+        'confusion': confusion(probabilities, labels).tolist(),
+        'reliability': {
+            'confidence': _listed(bins.confidence),
+            'accuracy': _listed(bins.accuracy),
+            'count': bins.count.tolist(),
+        },
+        'roc': curves,
+    }
 
 
 def confusion(probabilities: Array, labels: Array) -> Array:
@@ -41,3 +86,7 @@ def share_interval(share: Array, count: Array) -> tuple[Array, Array]:
         for s, n in zip(share, count, strict=True)
     ]
     return np.array([e.low for e in ends]), np.array([e.high for e in ends])
+
+
+def _listed(values: Array) -> list[float]:
+    return np.round(values, _DIGITS).tolist()

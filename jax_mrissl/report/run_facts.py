@@ -267,6 +267,11 @@ METRIC_WORDS: Mapping[str, tuple[str, float, int]] = {
     'macro_auroc': ('macro AUROC', 1, 3),
     'macro_average_precision': ('average precision', 1, 3),
     'average_precision': ('average precision', 1, 3),
+    'binary_auroc': ('AUROC, first class or not', 1, 3),
+    'sensitivity': ('sensitivity, %', 100, 1),
+    'specificity': ('specificity, %', 100, 1),
+    'ppv': ('positive predictive value, %', 100, 1),
+    'npv': ('negative predictive value, %', 100, 1),
     'brier': ('Brier score', 1, 3),
     'quadratic_kappa': ('quadratic kappa', 1, 3),
     'calibration_error': ('calibration error', 1, 3),
@@ -276,6 +281,15 @@ METRIC_WORDS: Mapping[str, tuple[str, float, int]] = {
     'rmse': ('root mean squared error', 1, 3),
     'spearman': ('Spearman correlation', 1, 3),
 }
+# Of all others, more is better.
+LOWER_IS_BETTER = (
+    'log_loss',
+    'log_loss_uncalibrated',
+    'brier',
+    'calibration_error',
+    'mae',
+    'rmse',
+)
 
 
 def metric_words(name: str) -> str:

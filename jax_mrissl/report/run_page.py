@@ -17,6 +17,7 @@ from jax_mrissl.report.plots import (
     strip_plot,
 )
 from jax_mrissl.report.run_facts import (
+    LOWER_IS_BETTER,
     ClassDetails,
     CurvePlot,
     NumberDetails,
@@ -76,13 +77,8 @@ def _forest(facts: RunFacts) -> Markup | None:
 
 
 def _measure(table: ResultTable, metric: str) -> str:
-    better = {
-        'log_loss': 'lower is better',
-        'mae': 'lower is better',
-        'rmse': 'lower is better',
-        'brier': 'lower is better',
-    }.get(metric, 'higher is better')
-    return f'{metric_words(metric)} by {table.unit} ({better})'
+    better = 'lower' if metric in LOWER_IS_BETTER else 'higher'
+    return f'{metric_words(metric)} by {table.unit} ({better} is better)'
 
 
 def _details_plots(

@@ -4,12 +4,15 @@ import textwrap
 from collections.abc import Sequence
 
 from jax_mrissl.core.results import UNDER_TRAINED, ArmResult, Estimate, Unit
+from jax_mrissl.report.run_facts import METRIC_WORDS, metric_words
 
 WIDTH = 100
 _GAP = '  '
+_NOT_MEASURED = '–'
 # A longer name of an arm is broken into lines.
 _NAME_WIDTH = 26
-_HEADS = ('', 'log loss', 'accuracy, %', 'macro AUROC')
+# The columns, of those metrics that any row has.
+_COLUMNS = ('log_loss', 'accuracy', 'macro_auroc', 'r2', 'mae', 'spearman')
 
 
 def results_table(
@@ -26,7 +29,7 @@ def results_table(
     lines = textwrap.wrap(title, WIDTH)
     for unit in _units(rows):
         own = [row for row in rows if row.unit == unit]
-        lines += ['', _heading(own), *_aligned(own)]
+        lines += ['', _heading(own), *_aligned(own, _metrics(rows))]
     if foot:
         lines.append('')
     for paragraph in foot:
@@ -42,10 +45,14 @@ def results_markdown(
     for unit in _units(rows):
         own = [row for row in rows if row.unit == unit]
         lines += ['', f'## {_heading(own)}', '']
-        lines += [f'| {" | ".join([*_HEADS, "notes"])} |', '|---|---|---|---|---|']
+        metrics = _metrics(rows)
+        heads = ['', *map(metric_words, metrics), 'notes']
+        lines += [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
         for row in own:
             # The note of an under-trained arm stands in place of its numbers.
-            cells = [_failure(row), '', ''] if _failed(row) else _cells(row)
+            cells = _cells(row, metrics)
+            if row.failure:
+                cells = [row.failure, *[''] * (len(metrics) - 1)]
             texts = [_name(row), *cells, ', '.join(_other_notes(row))]
             lines.append(f'| {" | ".join(map(escaped_markdown, texts))} |')
     if foot:
@@ -78,25 +85,31 @@ def _heading(rows: Sequence[ArmResult]) -> str:
     return f'By slice (n = {first.slices:,}, of {first.subjects:,} subjects)'
 
 
-def _aligned(rows: Sequence[ArmResult]) -> list[str]:
+def _metrics(rows: Sequence[ArmResult]) -> list[str]:
+    return [name for name in _COLUMNS if any(name in row.estimates for row in rows)]
+
+
+def _aligned(rows: Sequence[ArmResult], metrics: Sequence[str]) -> list[str]:
     names = [textwrap.wrap(_name(row), _NAME_WIDTH) for row in rows]
     name_width = max(len(line) for lines in names for line in lines)
-    cells = [_HEADS[1:], *(_cells(row) for row in rows if not _failed(row))]
+    heads = [metric_words(name) for name in metrics]
+    cells = [heads, *(_cells(row, metrics) for row in rows if not row.failure)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    spanned = max([len(_failure(row)) for row in rows if _failed(row)], default=0)
-    # What an under-trained arm says runs over the three columns.
-    widths[-1] += max(0, spanned - sum(widths) - 2 * len(_GAP))
-    numbers_width = sum(widths) + 2 * len(_GAP)
+    spanned = max(len(row.failure) for row in rows)
+    between = len(_GAP) * (len(metrics) - 1)
+    # What an under-trained arm says runs over the columns.
+    widths[-1] += max(0, spanned - sum(widths) - between)
+    numbers_width = sum(widths) + between
 
     def joined(texts: Sequence[str]) -> str:
         padded = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
         return _GAP.join(padded)
 
-    lines = [(' ' * name_width + _GAP + joined(_HEADS[1:])).rstrip()]
+    lines = [(' ' * name_width + _GAP + joined(heads)).rstrip()]
     for row, [name, *more] in zip(rows, names, strict=True):
-        body = (
-            _failure(row).ljust(numbers_width) if _failed(row) else joined(_cells(row))
-        )
+        body = joined(_cells(row, metrics))
+        if row.failure:
+            body = row.failure.ljust(numbers_width)
         line = (name.ljust(name_width) + _GAP + body).rstrip()
         notes = ', '.join(_other_notes(row))
         beside = name_width + len(_GAP) + numbers_width + len(_GAP)
@@ -115,22 +128,14 @@ def _name(row: ArmResult) -> str:
     return f'{row.arm}, {row.mode}' if row.mode else row.arm
 
 
-def _cells(row: ArmResult) -> list[str]:
-    return [
-        estimate_text(row.log_loss),
-        estimate_text(row.accuracy, scale=100, digits=1),
-        estimate_text(row.macro_auroc),
-    ]
-
-
-def _failed(row: ArmResult) -> bool:
-    return UNDER_TRAINED in row.notes
-
-
-def _failure(row: ArmResult) -> str:
-    loss = row.training_log_loss
-    ended = 'not finite' if loss is None else f'{loss:.4f}'
-    return f'{UNDER_TRAINED}: its training log loss ended at {ended}'
+def _cells(row: ArmResult, metrics: Sequence[str]) -> list[str]:
+    cells = []
+    for name in metrics:
+        _, scale, digits = METRIC_WORDS[name]
+        estimate = row.estimates.get(name)
+        told = estimate and estimate_text(estimate, scale=scale, digits=digits)
+        cells.append(told or _NOT_MEASURED)
+    return cells
 
 
 def _other_notes(row: ArmResult) -> list[str]:

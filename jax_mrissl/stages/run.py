@@ -15,11 +15,12 @@ from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
-from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
+from jax_mrissl.tasks.evaluate import evaluate
 from jax_mrissl.tasks.finetune import Finetuner
 from jax_mrissl.tasks.from_config import Experiment, PretrainPlan
 from jax_mrissl.tasks.labelled import LabelledData, label_data
 from jax_mrissl.tasks.page import FinishedRun, write_page
+from jax_mrissl.tasks.pooling import UNTRAINED, Arm
 from jax_mrissl.tasks.pretrain import (
     lay_out,
     open_data,

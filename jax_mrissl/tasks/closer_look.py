@@ -3,14 +3,14 @@
 import numpy as np
 
 from jax_mrissl.audit.findings import inside
-from jax_mrissl.metrics.calibration import reliability, softmax
-from jax_mrissl.metrics.classification import auroc, by_subject, log_loss
+from jax_mrissl.metrics.calibration import reliability
+from jax_mrissl.metrics.classification import auroc, by_subject
 from jax_mrissl.metrics.curves import confusion, roc_points, share_interval
 from jax_mrissl.report.run_facts import ClassDetails, NumberDetails, Picture
-from jax_mrissl.tasks.evaluate import Arm
-from jax_mrissl.tasks.finetune import PREDICTIONS
 from jax_mrissl.tasks.from_config import Json
 from jax_mrissl.tasks.labelled import LabelledData
+from jax_mrissl.tasks.pooling import Arm
+from jax_mrissl.tasks.predictions import PREDICTIONS
 
 _BINS = 10
 _MISTAKES = 8
@@ -41,10 +41,9 @@ def look_closer(
     if data.task.kind == 'regression':
         _, truth, told = _numbers(arm)
         return NumberDetails(arm.label, truth, told)
-    found = predictions(arm, ('groups', 'labels', 'probabilities', 'logits'))
+    found = predictions(arm, ('groups', 'labels', 'probabilities'))
     labels, groups = found['labels'], found['groups']
     whole = by_subject(found['probabilities'], labels, groups)
-    raw = by_subject(softmax(found['logits']), labels, groups)
     bins = reliability(whole.probabilities, whole.labels, bins=_BINS)
     low, high = share_interval(bins.accuracy, bins.count)
     details = next(
@@ -52,7 +51,6 @@ def look_closer(
         for row in measured['details']
         if (row['arm'], row['mode']) == (arm.name, arm.mode)
     )
-    before = details.get('subject', {}).get('log_loss_uncalibrated')
     curves = []
     for index, name in enumerate(data.task.classes):
         own = whole.labels == index
@@ -70,9 +68,7 @@ def look_closer(
         high=high,
         count=bins.count,
         calibration_error=bins.calibration_error,
-        log_loss_uncalibrated=before
-        if isinstance(before, float)
-        else float(log_loss(raw.probabilities, raw.labels)),
+        log_loss_uncalibrated=details['subject']['log_loss_uncalibrated']['value'],
         confusion=confusion(whole.probabilities, whole.labels),
         curves=tuple(curves),
     )

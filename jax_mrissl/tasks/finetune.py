@@ -20,6 +20,7 @@ from jax_mrissl.objectives.supervised import Supervised
 from jax_mrissl.tasks.answers import answers
 from jax_mrissl.tasks.from_config import Common, FinetunePlan, Json, Trial
 from jax_mrissl.tasks.labelled import LabelledData
+from jax_mrissl.tasks.predictions import write_predictions
 from jax_mrissl.tasks.pretrain import device_in_words
 from jax_mrissl.tasks.programs import RowProgram, embedding, training_program
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
@@ -29,7 +30,6 @@ from jax_mrissl.train.parallel import choose_parallel
 from jax_mrissl.train.start import BEST, Start
 from jax_mrissl.train.state import TrainState, initial_state
 
-PREDICTIONS = 'predictions.npz'
 PROBE = 'probe.npz'
 
 
@@ -184,8 +184,9 @@ class Finetuner:
         folder.mkdir(parents=True, exist_ok=True)
         probe.save(folder / PROBE)
         test = data.rows(fold.test)
-        self._write_predictions(
+        write_predictions(
             folder,
+            data,
             held,
             probe.logits(features[held]),
             test,
@@ -205,9 +206,9 @@ class Finetuner:
         }
         best = min(losses, key=lambda count: losses[count])
         test = data.rows(fold.test)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._write_predictions(
+        write_predictions(
             folder,
+            data,
             held,
             tried[best],
             test,
@@ -272,7 +273,7 @@ class Finetuner:
             )
             return self._answers.read(found, train)
 
-        self._write_predictions(folder, held, outputs(held), test, outputs(test))
+        write_predictions(folder, self._data, held, outputs(held), test, outputs(test))
         write_json(done, facts)
         for number in range(len(grid)):
             # What only going on needs, and networks that nothing will ask for.
@@ -376,25 +377,3 @@ class Finetuner:
         }
         write_json(done, facts)
         return facts
-
-    def _write_predictions(
-        self,
-        folder: Path,
-        held: np.ndarray,
-        held_outputs: np.ndarray,
-        test: np.ndarray,
-        test_outputs: np.ndarray,
-    ) -> None:
-        """Writes what is told of the tested rows, and of the validation rows."""
-        data = self._data
-        np.savez(
-            folder / PREDICTIONS,
-            allow_pickle=False,
-            file_ids=data.prepared.file_ids[test],
-            groups=data.prepared.groups[test],
-            labels=data.labels[test],
-            validation_file_ids=data.prepared.file_ids[held],
-            validation_groups=data.prepared.groups[held],
-            validation_labels=data.labels[held],
-            **self._answers.columns(held, held_outputs, test, test_outputs),
-        )

@@ -257,6 +257,8 @@ class FinetunePlan:
         where: which images are used, a condition on its columns; '': all.
         evaluation_batch_size: of the global batch in evaluation.
         bootstrap_resamples: behind every interval.
+        prevalence: of what is not the first class, behind predictive values; 0: the
+            sample's.
         linear, knn, full: the modes.
     """
 
@@ -274,6 +276,7 @@ class FinetunePlan:
     where: str
     evaluation_batch_size: int
     bootstrap_resamples: int
+    prevalence: float
     evaluation_view: Json
     linear: LinearPlan
     knn: KnnPlan
@@ -290,6 +293,11 @@ class FinetunePlan:
         if not 0 < self.label_fraction <= 1:
             raise UserError(
                 f'finetune.label_fraction is {self.label_fraction}; above 0, at most 1.'
+            )
+        if not 0 <= self.prevalence < 1:
+            raise UserError(
+                f'finetune.prevalence is {self.prevalence}; a share of 1, such as 0.1, '
+                "or 0 for the sample's."
             )
         if not self.modes:
             raise UserError(f'finetune.modes is empty; of {", ".join(MODES)}.')

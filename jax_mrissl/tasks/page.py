@@ -31,10 +31,10 @@ from jax_mrissl.report.run_facts import (
 from jax_mrissl.report.run_page import run_page
 from jax_mrissl.tasks import statements
 from jax_mrissl.tasks.closer_look import look_closer, worst_mistakes
-from jax_mrissl.tasks.evaluate import UNTRAINED, Arm
 from jax_mrissl.tasks.from_config import Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.methods_section import methods
+from jax_mrissl.tasks.pooling import UNTRAINED, Arm
 from jax_mrissl.tasks.training_curves import pretraining_curves, validation_curves
 
 PAGE = 'report/index.html'
@@ -193,16 +193,19 @@ def _tables(measured: Json, chosen: Arm | None) -> list[ResultTable]:
 
 def _row(row: Json, metrics: list[str], chosen: Arm | None) -> ResultRow:
     label = f'{row["arm"]}, {row["mode"]}' if row['mode'] else row['arm']
-    role = row.get('role') or ('arm' if row['mode'] else 'baseline')
     notes = [note for note in row['notes'] if note != UNDER_TRAINED]
     failure = ''
     if UNDER_TRAINED in row['notes']:
-        loss = row.get('training_log_loss')
-        ended = 'is not finite' if loss is None else f'ended at {loss:.4f}'
-        failure = f'under-trained, no result: its training log loss {ended}'
+        loss, share = row['training_log_loss'], row['training_error_share']
+        ended = 'ended at a loss that is not finite'
+        if loss is not None:
+            ended = f'loss ended at {loss:.4f}'
+        elif share is not None:
+            ended = f'error ended at {share:.3f} of the variance'
+        failure = f'under-trained, no result: its training {ended}'
     return ResultRow(
         label=label,
-        role=role,
+        role=row['role'],
         estimates={n: Estimate(**row[n]) for n in metrics if row.get(n)},
         failure=failure,
         notes=tuple(notes),

@@ -8,7 +8,9 @@ import numpy as np
 from jax_mrissl.core.results import Estimate
 from jax_mrissl.metrics.baselines import class_prior_log_loss
 from jax_mrissl.metrics.bootstrap import bootstrap
+from jax_mrissl.metrics.panel import class_panel
 from jax_mrissl.report.run_facts import (
+    LOWER_IS_BETTER,
     PRETRAINING,
     ResultRow,
     ResultTable,
@@ -17,16 +19,15 @@ from jax_mrissl.report.run_facts import (
 )
 from jax_mrissl.report.table import estimate_text
 from jax_mrissl.tasks.closer_look import predictions
-from jax_mrissl.tasks.evaluate import UNTRAINED, Arm
+from jax_mrissl.tasks.foot import FEW_SUBJECTS
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan, Json
 from jax_mrissl.tasks.labelled import LabelledData
+from jax_mrissl.tasks.pooling import UNTRAINED, Arm
 
 KAGGLE = 'alzheimer_mri'
 _OLD = 60  # years; below it no subject of the Kaggle set is demented
 # Of fewer, nothing is said alone.
 _FEWEST = 20
-# Below it intervals by bootstrap over subjects are known to be too narrow.
-_FEW_SUBJECTS = 150
 
 
 def headline(tables: Sequence[ResultTable], metric: str, arm: Arm | None) -> list[str]:
@@ -97,9 +98,7 @@ def by_age(arm: Arm | None, data: LabelledData, plan: FinetunePlan) -> list[str]
     if len(own) < _FEWEST or (counts > 0).sum() < 2:
         return []
     measured = bootstrap(
-        found['probabilities'][old],
-        labels,
-        groups,
+        class_panel(found['probabilities'][old], labels, groups),
         resamples=plan.bootstrap_resamples,
     )
     prior = class_prior_log_loss(own)
@@ -193,10 +192,10 @@ def table_notes(
         'bootstrap resamples of subjects within their class; slices go with their '
         'subject. The spread over training seeds is not in them.'
     ]
-    if tables and tables[0].count < _FEW_SUBJECTS:
+    if tables and tables[0].count < FEW_SUBJECTS:
         notes.append(
             f'With {tables[0].count:,} subjects the intervals are somewhat too narrow: '
-            f'below about {_FEW_SUBJECTS} a bootstrap covers less than it says.'
+            f'below about {FEW_SUBJECTS} a bootstrap covers less than it says.'
         )
     if any_failed:
         notes.append(
@@ -224,7 +223,7 @@ def difference(compared: Json, failed: set[tuple[str, str]], simulated: bool) ->
         verdict = 'Undefined'
     elif estimate.low <= 0 <= estimate.high:
         verdict = 'No difference is shown'
-    elif (estimate.high < 0) == (metric in ('log_loss', 'mae', 'rmse', 'brier')):
+    elif (estimate.high < 0) == (metric in LOWER_IS_BETTER):
         verdict = 'Pretraining helped'
     else:
         verdict = 'Pretraining harmed'

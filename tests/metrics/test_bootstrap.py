@@ -2,20 +2,52 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn import metrics
 
 from jax_mrissl.core.results import Estimate
+from jax_mrissl.metrics import bootstrap as bootstrap_module
 from jax_mrissl.metrics.bootstrap import (
-    TABLE_METRICS,
-    bootstrap,
     difference,
     draw,
     holm,
     interval,
 )
 from jax_mrissl.metrics.calibration import softmax
-from jax_mrissl.metrics.classification import METRICS, by_subject
+from jax_mrissl.metrics.classification import by_subject
+from jax_mrissl.metrics.panel import CLASS_HEADLINES, class_panel, number_panel
 
 UNITS = ('subject', 'slice')
+
+
+def bootstrap(p, labels, groups, **changes):
+    return bootstrap_module.bootstrap(class_panel(p, labels, groups), **changes)
+
+
+def macro(of_class, p, labels):
+    return np.mean([of_class(labels == k, p[:, k]) for k in range(p.shape[1])])
+
+
+def kappa(p, labels):
+    return metrics.cohen_kappa_score(labels, p.argmax(1), weights='quadratic')
+
+
+def right(p, labels):
+    return metrics.balanced_accuracy_score(labels, p.argmax(1))
+
+
+# What scikit-learn says of repeated rows.
+REFERENCE = {
+    'log_loss': lambda p, y: metrics.log_loss(y, p, labels=range(p.shape[1])),
+    'accuracy': lambda p, y: metrics.accuracy_score(y, p.argmax(1)),
+    'balanced_accuracy': right,
+    'macro_auroc': lambda p, y: macro(metrics.roc_auc_score, p, y),
+    'macro_average_precision': lambda p, y: macro(
+        metrics.average_precision_score, p, y
+    ),
+    'quadratic_kappa': kappa,
+    'brier': lambda p, y: ((p - np.eye(p.shape[1])[y]) ** 2).sum(1).mean(),
+}
 
 
 def cohort(rng, sizes, most, arms=1):
@@ -46,7 +78,7 @@ def one_arm(seed=0, sizes=(12, 9, 6), most=5):
 def test_equals_resampling_by_hand():
     """Copies the drawn subjects' slices and measures the copies."""
     p, labels, groups = one_arm()
-    found = bootstrap(p, labels, groups, metrics=tuple(METRICS), resamples=5, seed=3)
+    found = bootstrap(p, labels, groups, resamples=5, seed=3)
     ids = np.unique(groups)
     subject_labels = np.array([labels[groups == i][0] for i in ids])
     counts = draw(subject_labels, resamples=5, seed=3).astype(int)
@@ -58,16 +90,16 @@ def test_equals_resampling_by_hand():
                 rows += own.tolist()
                 names += [f'{group}/{copy}'] * len(own)
         subjects = by_subject(p[rows], labels[rows], np.array(names))
-        for name, metric in METRICS.items():
+        for name, metric in REFERENCE.items():
             np.testing.assert_allclose(
                 found.resampled['subject', name][resample],
                 metric(subjects.probabilities, subjects.labels),
-                rtol=1e-10,
+                rtol=1e-6,
             )
             np.testing.assert_allclose(
                 found.resampled['slice', name][resample],
                 metric(p[rows], labels[rows]),
-                rtol=1e-10,
+                rtol=1e-6,  # precision is float32
             )
 
 
@@ -76,12 +108,39 @@ def test_values_are_those_of_the_sample():
     found = bootstrap(p, labels, groups, resamples=3)
     subjects = by_subject(p, labels, groups)
     assert (found.subjects, found.slices) == (27, len(labels))
-    for name in TABLE_METRICS:
-        metric = METRICS[name]
-        assert found.values['slice', name] == metric(p, labels)
-        assert found.values['subject', name] == metric(
-            subjects.probabilities, subjects.labels
+    for name, metric in REFERENCE.items():
+        assert found.values['slice', name] == pytest.approx(metric(p, labels), rel=1e-6)
+        assert found.values['subject', name] == pytest.approx(
+            metric(subjects.probabilities, subjects.labels), rel=1e-6
         )
+
+
+def test_numbers_equal_resampling_by_hand():
+    rng = np.random.default_rng(0)
+    member = rng.permutation(np.repeat(np.arange(20), rng.integers(1, 5, 20)))
+    of_subject = rng.integers(0, 4, 20) / 2
+    truth = of_subject[member]
+    # Rounded, so that there are ties.
+    told = np.round(truth + rng.normal(size=len(member)), 1)
+    panel = number_panel(told, truth, member % 2, member.astype(str))
+    found = bootstrap_module.bootstrap(panel, resamples=4, seed=1)
+    ids = np.unique(member.astype(str)).astype(int)
+    for resample, times in enumerate(draw(panel.strata, resamples=4, seed=1)):
+        subjects = np.repeat(ids, times.astype(int))
+        means = [told[member == i].mean() for i in subjects]
+        rows = np.concatenate([np.flatnonzero(member == i) for i in subjects])
+        for unit, y, x in [
+            ('subject', of_subject[subjects], np.array(means)),
+            ('slice', truth[rows], told[rows]),
+        ]:
+            expected = {
+                'r2': metrics.r2_score(y, x),
+                'mae': metrics.mean_absolute_error(y, x),
+                'rmse': metrics.root_mean_squared_error(y, x),
+                'spearman': stats.spearmanr(x, y).statistic,
+            }
+            for name, value in expected.items():
+                assert found.resampled[unit, name][resample] == pytest.approx(value)
 
 
 def test_draws_keep_class_sizes_and_are_fair():
@@ -103,17 +162,21 @@ def test_the_order_of_rows_changes_nothing():
     second = bootstrap(p[order], labels[order], groups[order], resamples=20)
     assert first.drawn == second.drawn
     for key, found in first.resampled.items():
-        np.testing.assert_allclose(second.resampled[key], found, rtol=1e-10)
+        np.testing.assert_allclose(second.resampled[key], found, rtol=1e-6)
 
 
 def test_the_number_held_at_once_changes_nothing(monkeypatch):
     p, labels, groups = one_arm()
+    numbers = number_panel(p[:, 0], labels * 1.0, labels, groups)
     whole = bootstrap(p, labels, groups, resamples=7)
-    monkeypatch.setattr(
-        'jax_mrissl.metrics.bootstrap._WEIGHTS_AT_ONCE', 2 * len(labels)
-    )
+    whole_numbers = bootstrap_module.bootstrap(numbers, resamples=7)
+    monkeypatch.setattr('jax_mrissl.metrics.measures._HELD_AT_ONCE', 3 * len(labels))
+    monkeypatch.setattr('jax_mrissl.metrics.measures._WORKED_ON_AT_ONCE', 20)
     pieces = bootstrap(p, labels, groups, resamples=7)
     for key, found in whole.resampled.items():
+        np.testing.assert_allclose(pieces.resampled[key], found, rtol=1e-6)
+    pieces = bootstrap_module.bootstrap(numbers, resamples=7)
+    for key, found in whole_numbers.resampled.items():
         np.testing.assert_allclose(pieces.resampled[key], found, rtol=1e-12)
 
 
@@ -241,9 +304,9 @@ def coverage(sizes, most, *, cohorts, resamples, population):
         'slice': (p, labels),
     }
     truth = {
-        (unit, name): METRICS[name](*of_unit[unit])
+        (unit, name): REFERENCE[name](*of_unit[unit])
         for unit in UNITS
-        for name in TABLE_METRICS
+        for name in CLASS_HEADLINES
     }
     held = dict.fromkeys(truth, 0)
     for seed in range(cohorts):
@@ -257,7 +320,7 @@ def coverage(sizes, most, *, cohorts, resamples, population):
 
 def false_positives(sizes, most, *, cohorts, resamples):
     """Share of pairs of equally good arms that differ at p <= 0.05."""
-    found = dict.fromkeys([(u, m) for u in UNITS for m in TABLE_METRICS], 0)
+    found = dict.fromkeys([(u, m) for u in UNITS for m in CLASS_HEADLINES], 0)
     for seed in range(cohorts):
         rng = np.random.default_rng(seed)
         arms, labels, groups = cohort(rng, sizes, most, arms=2)

@@ -4,7 +4,6 @@ from scipy import special
 
 from jax_mrissl.metrics.calibration import (
     TEMPERATURE_BOUNDS,
-    calibration_error,
     fit_temperature,
     reliability,
     softmax,
@@ -83,7 +82,7 @@ def test_a_constant_guess_of_the_shares_is_calibrated():
     p = np.tile([0.75, 0.25], (8, 1))
     labels = np.array([0, 0, 0, 1] * 2)
     assert reliability(p, labels).count.tolist() == [8]
-    assert calibration_error(p, labels) == pytest.approx(0.0)
+    assert reliability(p, labels).calibration_error == pytest.approx(0.0)
 
 
 def test_bins_hold_equal_numbers_whatever_the_order():
@@ -91,14 +90,14 @@ def test_bins_hold_equal_numbers_whatever_the_order():
     p = softmax(logits)
     assert set(reliability(p, labels, bins=10).count) == {30}
     order = np.random.default_rng(0).permutation(300)
-    assert calibration_error(p[order], labels[order]) == pytest.approx(
-        calibration_error(p, labels)
+    assert reliability(p[order], labels[order]).calibration_error == pytest.approx(
+        reliability(p, labels).calibration_error
     )
 
 
 def test_overconfidence_shows_and_temperature_mends_it():
     logits, labels = drawn(20_000, 3.0, seed=4)
-    assert calibration_error(softmax(logits), labels) > 0.1
+    assert reliability(softmax(logits), labels).calibration_error > 0.1
     mended = softmax(logits, temperature=fit_temperature(logits, labels))
     # What 15 bins of 1,333 rows show by chance is about 0.01.
-    assert calibration_error(mended, labels) < 0.02
+    assert reliability(mended, labels).calibration_error < 0.02

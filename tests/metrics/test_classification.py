@@ -3,15 +3,10 @@ import pytest
 from sklearn import metrics as reference
 
 from jax_mrissl.metrics.classification import (
-    METRICS,
     accuracy,
     auroc,
-    balanced_accuracy,
-    brier,
     by_subject,
     log_loss,
-    macro_auroc,
-    quadratic_kappa,
 )
 
 
@@ -31,31 +26,8 @@ def predictions(n=200, classes=3, *, ties=False, seed=0):
 @pytest.mark.parametrize('ties', [False, True])
 def test_equals_scikit_learn(classes, ties):
     p, y = predictions(classes=classes, ties=ties)
-    guess, scores = p.argmax(1), p if classes > 2 else p[:, 1]
-    expected = {
-        'log_loss': reference.log_loss(y, p),
-        'accuracy': reference.accuracy_score(y, guess),
-        'balanced_accuracy': reference.balanced_accuracy_score(y, guess),
-        'macro_auroc': reference.roc_auc_score(y, scores, multi_class='ovr'),
-        'brier': ((p - np.eye(classes)[y]) ** 2).sum(1).mean(),
-        'quadratic_kappa': reference.cohen_kappa_score(y, guess, weights='quadratic'),
-    }
-    assert set(expected) == set(METRICS)
-    for name, value in expected.items():
-        assert METRICS[name](p, y) == pytest.approx(value, abs=1e-12), name
-
-
-@pytest.mark.parametrize('name', sorted(METRICS))
-@pytest.mark.parametrize('ties', [False, True])
-def test_weights_are_repeated_rows(name, ties):
-    p, y = predictions(60, ties=ties)
-    weights = np.random.default_rng(1).integers(0, 4, size=(7, 60))
-    weights[:, :3] = 1  # every class stays
-    together = METRICS[name](p, y, weights=weights)
-    assert together.shape == (7,)
-    for row, value in zip(weights, together, strict=True):
-        rows = np.repeat(np.arange(60), row)
-        assert value == pytest.approx(METRICS[name](p[rows], y[rows]), abs=1e-12)
+    assert log_loss(p, y) == pytest.approx(reference.log_loss(y, p))
+    assert accuracy(p, y) == reference.accuracy_score(y, p.argmax(1))
 
 
 def test_auroc_counts_pairs():
@@ -65,33 +37,14 @@ def test_auroc_counts_pairs():
     assert auroc(scores, positive) == pytest.approx(5 / 6)
 
 
-def test_uniform_guesses_give_log_k_and_one_half():
-    y = np.array([0, 1, 2, 2])
-    p = np.full((4, 3), 1 / 3)
-    assert log_loss(p, y) == pytest.approx(np.log(3))
-    assert macro_auroc(p, y) == 0.5
-    assert brier(p, y) == pytest.approx(2 / 3)
-
-
 def test_certainty_that_is_wrong_is_clipped():
     assert log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(
         -np.log(1e-7)
     )
 
 
-def test_perfect_and_perfectly_wrong():
-    y = np.array([0, 1, 2])
-    assert quadratic_kappa(np.eye(3), y) == 1
-    assert accuracy(np.eye(3)[::-1], y) == pytest.approx(1 / 3)
-    assert quadratic_kappa(np.eye(3)[::-1], y) == -1
-
-
-def test_an_absent_class_leaves_auroc_undefined_and_others_defined():
-    p, y = predictions(20)
-    y[y == 2] = 1
-    assert np.isnan(macro_auroc(p, y))
-    assert np.isfinite(balanced_accuracy(p, y))
-    assert np.isfinite(log_loss(p, y))
+def test_auroc_of_one_class_is_undefined():
+    assert np.isnan(auroc(np.array([0.1, 0.2]), np.array([True, True])))
 
 
 def test_by_subject_averages_slices_of_unequal_numbers():
@@ -108,7 +61,7 @@ def test_a_constant_guess_ranks_no_subject_by_its_number_of_slices():
     labels = np.repeat(np.arange(40) > 25, np.arange(1, 41)).astype(int)
     p = np.tile([0.1 + 0.2, 0.7], (len(labels), 1))
     found = by_subject(p, labels, groups)
-    assert macro_auroc(found.probabilities, found.labels) == 0.5
+    assert auroc(found.probabilities[:, 1], found.labels == 1) == 0.5
 
 
 def test_a_subject_of_two_labels_is_refused():

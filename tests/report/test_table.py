@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -14,15 +15,19 @@ FOOT = ('n = 200 subjects, 6,400 slices. ' * 5, 'The second.')
 
 
 def row(arm='Barlow Twins on brain MRI', unit='subject', notes=(), **changes):
+    estimates = {
+        'log_loss': Estimate(0.9081, 0.8612, 0.9571),
+        'accuracy': Estimate(0.545, 0.48, 0.605),
+        'macro_auroc': Estimate(0.6995, 0.6424, 0.7545),
+    }
+    estimates.update({n: changes.pop(n) for n in estimates if n in changes})
     fields = {
         'arm': arm,
         'mode': 'linear',
         'unit': unit,
         'subjects': 200,
         'slices': 6400,
-        'log_loss': Estimate(0.9081, 0.8612, 0.9571),
-        'accuracy': Estimate(0.545, 0.48, 0.605),
-        'macro_auroc': Estimate(0.6995, 0.6424, 0.7545),
+        'estimates': estimates,
         'prior_log_loss': 0.9986,
         'training_log_loss': 0.7,
         'notes': notes,
@@ -101,7 +106,7 @@ def test_a_diverged_arm_says_so():
     text = results_table(
         [row(notes=(UNDER_TRAINED,), training_log_loss=None)], title=''
     )
-    assert 'ended at not finite' in text
+    assert 'ended at a loss that is not finite' in text
 
 
 def test_simulated_stands_with_every_arm_it_belongs_to():
@@ -147,6 +152,30 @@ def test_estimates_as_text(estimate, expected):
 
 
 @pytest.mark.parametrize('given', [row(notes=(SIMULATED,)), prior()])
-def test_a_row_survives_json(given):
+def test_a_row_is_plain_json(given):
     stored = json.loads(json.dumps(given.to_json(), allow_nan=False))
-    assert ArmResult.from_json(stored) == given
+    for name, estimate in given.estimates.items():
+        assert Estimate(**stored[name]) == estimate
+    assert stored['notes'] == list(given.notes)
+    assert (stored['arm'], stored['role']) == (given.arm, 'arm')
+
+
+def test_numbers_have_their_own_columns():
+    numbers = {
+        name: Estimate(0.1, -0.25, 0.35) for name in ('r2', 'mae', 'rmse', 'spearman')
+    }
+    failed = row('failed', notes=(UNDER_TRAINED,), estimates=numbers)
+    failed = dataclasses.replace(failed, training_error_share=1.02)
+    rows = [
+        row('dark pixels', mode='', estimates=numbers, role='baseline'),
+        row('x' * 26, estimates=numbers),
+        failed,
+        row('witness', mode='', estimates={'mae': Estimate(0.5)}, role='control'),
+    ]
+    lines = results_table(rows, title='').splitlines()
+    [head] = [line for line in lines if 'R²' in line]
+    assert 'Spearman' in head and 'root' not in head and max(map(len, lines)) <= 100
+    text = '\n'.join(lines)
+    assert 'under-trained: its training error ended at 1.020 of the variance' in text
+    [witness] = [line for line in lines if line.startswith('witness')]
+    assert witness.split()[1:4] == ['–', '0.500', '–']

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 
 from jax_mrissl.audit.overlap import Overlap
 from jax_mrissl.configs.base import get_config
@@ -12,11 +13,13 @@ from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.data.splits import folds
 from jax_mrissl.metrics.bootstrap import bootstrap, difference
 from jax_mrissl.metrics.calibration import softmax
-from jax_mrissl.metrics.classification import by_subject, log_loss, macro_auroc
-from jax_mrissl.tasks.evaluate import UNTRAINED, Arm, evaluate
-from jax_mrissl.tasks.finetune import PREDICTIONS
+from jax_mrissl.metrics.classification import auroc, by_subject, log_loss
+from jax_mrissl.metrics.panel import class_panel
+from jax_mrissl.tasks.evaluate import evaluate
 from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.tasks.labelled import LabelledData
+from jax_mrissl.tasks.pooling import UNTRAINED, Arm
+from jax_mrissl.tasks.predictions import PREDICTIONS
 
 SIZES = (12, 9, 6)
 RESAMPLES = 100
@@ -63,23 +66,38 @@ def write_arm(arm, data, *, signal, seed=0):
     """Writes predictions, rows of a fold in any order; gives the pooled [n, K]."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(len(data.labels), 3)) + signal * np.eye(3)[data.labels]
-    pooled = np.empty_like(logits)
+    pooled = np.full_like(logits, np.nan)
     for index, fold in enumerate(data.folds):
-        rows = rng.permutation(data.rows(fold.test))
+        rows, held = (
+            rng.permutation(data.rows(part)) for part in (fold.test, fold.validation)
+        )
         temperature = 1.0 + 0.1 * index
         pooled[rows] = softmax(logits[rows] / temperature)
-        folder = arm.folder / f'fold-{index}'
-        folder.mkdir(parents=True)
-        np.savez(
-            folder / PREDICTIONS,
-            file_ids=data.prepared.file_ids[rows],
-            groups=data.prepared.groups[rows],
-            labels=data.labels[rows],
+        write_fold(
+            arm.folder / f'fold-{index}',
+            data,
+            rows,
+            held,
             logits=logits[rows],
+            validation_logits=logits[held],
             temperature=temperature,
             probabilities=pooled[rows],
         )
     return pooled
+
+
+def write_fold(folder, data, rows, held, **columns):
+    folder.mkdir(parents=True)
+    np.savez(
+        folder / PREDICTIONS,
+        file_ids=data.prepared.file_ids[rows],
+        groups=data.prepared.groups[rows],
+        labels=data.labels[rows],
+        validation_file_ids=data.prepared.file_ids[held],
+        validation_groups=data.prepared.groups[held],
+        validation_labels=data.labels[held],
+        **columns,
+    )
 
 
 NONE = Overlap()
@@ -141,7 +159,7 @@ def test_pools_the_folds_by_image(tmp_path):
             found = study.result(arm, unit)
             assert found['log_loss']['value'] == pytest.approx(log_loss(q, labels))
             assert found['macro_auroc']['value'] == pytest.approx(
-                macro_auroc(q, labels)
+                np.mean([auroc(q[:, k], labels == k) for k in range(3)])
             )
             assert found['log_loss']['low'] < found['log_loss']['high']
             assert (found['subjects'], found['slices']) == (27, len(data.labels))
@@ -165,25 +183,26 @@ def test_pretrained_arms_are_compared_in_pairs_with_their_untrained_twin(tmp_pat
     words = study.run()
     data = study.data
     found = study.stored['comparisons']
-    assert [(c['arm'], c['mode']) for c in found] == [
-        ('pretrained', 'linear'),
-        ('pretrained', 'full'),
+    assert [(c['arm'], c['mode'], c['metric']) for c in found] == [
+        ('pretrained', mode, metric)
+        for metric in ('log_loss', 'macro_auroc')
+        for mode in ('linear', 'full')
     ]
     for comparison in found:
         first, second = (
             bootstrap(
-                study.pooled[arm],
-                data.labels,
-                data.prepared.groups,
+                class_panel(study.pooled[arm], data.labels, data.prepared.groups),
                 resamples=RESAMPLES,
                 seed=experiment().common.seed,
             )
             for arm in study.arms
             if arm.mode == comparison['mode']
         )
-        expected = difference(first, second, unit='subject', metric='log_loss')
+        metric = comparison['metric']
+        expected = difference(first, second, unit='subject', metric=metric)
         assert comparison['value'] == pytest.approx(expected.estimate.value)
-        assert comparison['value'] < 0  # the better arm minus the worse
+        # The better arm minus the worse.
+        assert (comparison['value'] < 0) == (metric == 'log_loss')
         assert comparison['p'] == pytest.approx(expected.p)
         assert comparison['holm_p'] >= comparison['p']
     assert 'pretrained, full minus untrained, full' in words
@@ -217,7 +236,8 @@ def test_the_foot_says_what_a_reader_must_know(tmp_path):
         'Tested on A set.',
         'Pretrained on Another set.',
         'n = 27 subjects',
-        'split by subject',
+        'divided by subject',
+        'With 27 subjects the intervals are somewhat too narrow',
         'No labelled image was seen in pretraining, nor a twin of one',
         '95 % interval, percentiles of 100 bootstrap resamples of subjects',
     ):
@@ -235,6 +255,7 @@ def test_simulated_data_is_called_so_on_every_line_of_numbers(tmp_path):
     for line in study.text.splitlines():
         if line.startswith(('class prior  ', 'pretrained, ', 'untrained, ')):
             assert 'simulated' in line, line
+    assert 'by subject (SIMULATED): pretrained, linear 0.' in words
 
 
 def test_an_overlap_is_shouted(tmp_path):
@@ -278,8 +299,185 @@ def test_a_missing_image_is_refused(tmp_path):
     rows = np.arange(len(kept['groups']))
     drop = np.flatnonzero(kept['groups'] == groups[counts > 1][0])[0]
     for name, values in kept.items():
-        if values.ndim:
+        if values.ndim and not name.startswith('validation'):
             kept[name] = values[rows != drop]
     np.savez(path, **kept)
     with pytest.raises(ValueError, match='each once'):
         study.run()
+
+
+def test_neighbours_are_not_judged(tmp_path):
+    study = Study(tmp_path, modes=('knn',))
+    study.facts = {arm.folder: [{'neighbours': 3}] * 5 for arm in study.arms}
+    words = study.run()
+    assert 'under-trained' not in words
+    assert study.result(study.arms[0], 'subject')['training_log_loss'] is None
+
+
+def test_sensitivity_is_at_the_threshold_that_validation_fixed(tmp_path):
+    """Fold by fold, against thresholds tried by hand."""
+    study = Study(tmp_path)
+    study.run()
+    data, arm = study.data, study.arms[0]
+    details = study.stored['details'][0]
+    found = missed = right = wrong = 0
+    for index, fold in enumerate(data.folds):
+        with np.load(arm.folder / f'fold-{index}' / PREDICTIONS) as stored:
+            told = softmax(stored['validation_logits'] / stored['temperature'])
+            held = by_subject(
+                told, stored['validation_labels'], stored['validation_groups']
+            )
+        best = youden(1 - held.probabilities[:, 0], held.labels > 0)
+        threshold = details['thresholds']['subject'][index]
+        assert best(threshold) == best.most
+        rows = data.rows(fold.test)
+        tested = by_subject(
+            study.pooled[arm][rows], data.labels[rows], data.prepared.groups[rows]
+        )
+        says = 1 - tested.probabilities[:, 0] >= threshold
+        ill = tested.labels > 0
+        found += (says & ill).sum()
+        missed += (~says & ill).sum()
+        wrong += (says & ~ill).sum()
+        right += (~says & ~ill).sum()
+    measured = details['subject']
+    assert measured['sensitivity']['value'] == pytest.approx(found / (found + missed))
+    assert measured['specificity']['value'] == pytest.approx(right / (right + wrong))
+    # At the sample's own prevalence these are the plain shares.
+    assert measured['ppv']['value'] == pytest.approx(found / (found + wrong))
+    assert measured['npv']['value'] == pytest.approx(right / (right + missed))
+    plan = dataclasses.replace(experiment().finetune, prevalence=0.1)
+    study.run(finetune=plan)
+    rare = study.stored['details'][0]['subject']
+    sensitivity, specificity = (
+        rare[name]['value'] for name in ('sensitivity', 'specificity')
+    )
+    hits, alarms = 0.1 * sensitivity, 0.9 * (1 - specificity)
+    assert rare['ppv']['value'] == pytest.approx(hits / (hits + alarms))
+
+
+def youden(scores, ill):
+    def index(threshold):
+        says = scores >= threshold
+        return says[ill].mean() - says[~ill].mean()
+
+    index.most = max(index(t) for t in [*scores, 0.0, 2.0])
+    return index
+
+
+def test_folds_of_images_are_pooled_by_image(tmp_path):
+    """And by subject, whose slices were then tested in several folds."""
+    data = labelled()
+    ids = data.prepared.file_ids
+    made, _ = folds(ids, data.labels, ids, classes=data.task.classes)
+    data = dataclasses.replace(data, folds=made, units=ids, division='image')
+    study = Study(tmp_path, data=data)
+    words = study.run()
+    assert 'divided by IMAGE, not by subject' in words
+    assert study.stored['division'] == {'kind': 'image', 'is_leaky': True}
+    arm = study.arms[0]
+    subjects = by_subject(study.pooled[arm], data.labels, data.prepared.groups)
+    assert study.result(arm, 'subject')['log_loss']['value'] == pytest.approx(
+        log_loss(subjects.probabilities, subjects.labels)
+    )
+
+
+def test_what_no_fold_tests_is_not_counted(tmp_path):
+    """As in the shipped split, which tests its own part alone."""
+    data = labelled()
+    data = dataclasses.replace(data, folds=data.folds[:1], division='shipped')
+    study = Study(tmp_path, data=data, losses=(0.5,))
+    words = study.run()
+    rows = data.tested()
+    assert 0 < len(rows) < len(data.labels)
+    groups, labels = data.prepared.groups[rows], data.labels[rows]
+    found = study.result(study.arms[0], 'slice')
+    subjects = len(set(groups))
+    assert (found['slices'], found['subjects']) == (len(rows), subjects)
+    assert found['log_loss']['value'] == pytest.approx(
+        log_loss(study.pooled[study.arms[0]][rows], labels)
+    )
+    assert f'n = {subjects} subjects, {len(rows)} slices. 1 fold,' in words
+    shares = np.bincount(labels, minlength=3) / len(labels)
+    shares = shares[shares > 0]
+    assert found['prior_log_loss'] == pytest.approx(-(shares * np.log(shares)).sum())
+
+
+class TestNumbers:
+    """Regression: a number of each subject, bands in place of classes."""
+
+    def study(self, folder, errors=({'training_squared_error': 0.1},) * 5):
+        data = labelled()
+        rng = np.random.default_rng(0)
+        truth = data.labels + 0.5
+        data = dataclasses.replace(
+            data,
+            task=LabelTask('regression', ('low', 'middle', 'high'), 'regression'),
+            prepared=dataclasses.replace(
+                data.prepared, targets=truth.astype(np.float32)
+            ),
+        )
+        study = object.__new__(Study)
+        study.folder, study.data = folder, data
+        study.arms = [
+            Arm(name, 'linear', folder / name) for name in ('pretrained', UNTRAINED)
+        ]
+        study.told = {}
+        for arm, noise in zip(study.arms, (0.3, 1.0), strict=True):
+            told = truth + noise * rng.normal(size=len(truth))
+            study.told[arm] = told
+            for index, fold in enumerate(data.folds):
+                rows, held = data.rows(fold.test), data.rows(fold.validation)
+                write_fold(
+                    arm.folder / f'fold-{index}',
+                    data,
+                    rows,
+                    held,
+                    targets=truth[rows],
+                    predictions=told[rows],
+                    validation_targets=truth[held],
+                    validation_predictions=told[held],
+                )
+        study.facts = {arm.folder: errors for arm in study.arms}
+        return study
+
+    def test_are_measured_by_slice_and_by_the_subjects_mean(self, tmp_path):
+        study = self.study(tmp_path)
+        words = study.run()
+        data, arm = study.data, study.arms[0]
+        told, truth = study.told[arm], data.targets
+        means = [
+            (
+                told[data.prepared.groups == g].mean(),
+                truth[data.prepared.groups == g][0],
+            )
+            for g in set(data.prepared.groups)
+        ]
+        x, y = np.array(means).T
+        for unit, p, t in [('slice', told, truth), ('subject', x, y)]:
+            found = study.result(arm, unit)
+            assert found['r2']['value'] == pytest.approx(r2_score(t, p))
+            assert found['mae']['value'] == pytest.approx(np.abs(t - p).mean())
+            assert found['mae']['low'] < found['mae']['high']
+        assert {c['metric'] for c in study.stored['comparisons']} == {'mae', 'r2'}
+        assert 'in mean absolute error by subject (below 0' in words
+        assert 'within their band' in words and 'class prior' not in words
+
+    @pytest.mark.parametrize('kind', ['training_squared_error', 'training_loss'])
+    @pytest.mark.parametrize('share', [0.9, 1.1])
+    def test_training_has_to_end_below_the_variance(self, tmp_path, kind, share):
+        # Of squared units, or of deviations of the training rows.
+        data = labelled()
+        facts = [
+            {
+                kind: share
+                if kind == 'training_loss'
+                else share * (data.labels[data.rows(fold.train)] + 0.5).var()
+            }
+            for fold in data.folds
+        ]
+        study = self.study(tmp_path, facts)
+        words = study.run()
+        assert ('under-trained' in words) == (share > 1)
+        found = study.result(study.arms[0], 'subject')
+        assert found['training_error_share'] == pytest.approx(share)

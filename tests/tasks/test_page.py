@@ -14,10 +14,10 @@ from jax_mrissl.data.prepared import open_prepared
 from jax_mrissl.stages.run import run_experiment
 from jax_mrissl.tasks import page as page_module
 from jax_mrissl.tasks.closer_look import look_closer, worst_mistakes
-from jax_mrissl.tasks.evaluate import Arm
 from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.tasks.labelled import label_data
 from jax_mrissl.tasks.page import PAGE, gather
+from jax_mrissl.tasks.pooling import Arm
 from jax_mrissl.tasks.statements import background, by_age, difference
 
 COMMAND = 'python -m jax_mrissl.main --config=configs/barlow_brain.py:smoke'

@@ -1,0 +1,87 @@
+"""Pretrained arms against the untrained one of their mode, subject by subject."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jax_mrissl.core.results import SIMULATED
+from jax_mrissl.metrics.bootstrap import Difference, difference, holm
+from jax_mrissl.report.run_facts import LOWER_IS_BETTER, metric_words
+from jax_mrissl.report.table import estimate_text
+from jax_mrissl.tasks.from_config import Json
+from jax_mrissl.tasks.measured import Measured
+from jax_mrissl.tasks.pooling import UNTRAINED, Arm
+
+# The first decides; each is corrected for its own number of comparisons.
+_OF_CLASSES = ('log_loss', 'macro_auroc')
+_OF_NUMBERS = ('mae', 'r2')
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """An arm minus the untrained one of its mode, by subject.
+
+    Attributes:
+        arm, reference: the arms.
+        metric: what of them.
+        difference: with its interval.
+        holm_p: corrected for the number of comparisons by this metric.
+        failed: the labels of those of the two that are under-trained.
+    """
+
+    arm: Arm
+    reference: Arm
+    metric: str
+    difference: Difference
+    holm_p: float | None
+    failed: tuple[str, ...]
+
+    def to_json(self) -> Json:
+        """Gives plain values."""
+        return {
+            'arm': self.arm.name,
+            'reference': self.reference.name,
+            'mode': self.arm.mode,
+            'unit': 'subject',
+            'metric': self.metric,
+            **dataclasses.asdict(self.difference.estimate),
+            'p': self.difference.p,
+            'holm_p': self.holm_p,
+        }
+
+    def text(self, *, simulated: bool) -> str:
+        """Says it in a sentence."""
+        what = f'{self.arm.label} minus {self.reference.label}'
+        if simulated:
+            what += f' ({SIMULATED})'
+        if self.failed:
+            return f'{what}: not compared; under-trained: {"; ".join(self.failed)}.'
+        side = 'below' if self.metric in LOWER_IS_BETTER else 'above'
+        p = 'undefined' if self.holm_p is None else f'{self.holm_p:.2g}'
+        return (
+            f'{what}: {estimate_text(self.difference.estimate)} in '
+            f'{metric_words(self.metric)} by subject ({side} 0: pretraining helped), '
+            f'p = {p} (Holm).'
+        )
+
+
+def compare(measured: Sequence[Measured]) -> list[Comparison]:
+    """Compares all arms that have an untrained one of their mode, metric by metric."""
+    untrained = {m.arm.mode: m for m in measured if m.arm.name == UNTRAINED}
+    pairs = [
+        (m, untrained[m.arm.mode])
+        for m in measured
+        if m.arm.mode and m.arm.name != UNTRAINED and m.arm.mode in untrained
+    ]
+    found = []
+    for metric in (*_OF_CLASSES, *_OF_NUMBERS):
+        able = [pair for pair in pairs if metric in pair[0].headlines('subject')]
+        made = [
+            difference(m.found, ref.found, unit='subject', metric=metric)
+            for m, ref in able
+        ]
+        corrected = holm([one.p for one in made])
+        for pair, one, p in zip(able, made, corrected, strict=True):
+            failed = tuple(m.arm.label for m in pair if m.training.failed)
+            arm, reference = (m.arm for m in pair)
+            found.append(Comparison(arm, reference, metric, one, p, failed))
+    return found
