@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy import linalg
 
 Array = np.ndarray
 Cause = Literal['features', 'looks']
@@ -57,18 +58,17 @@ class Cloud:
         rows = np.asarray(rows, np.float64)
         mean, scale = rows.mean(0), np.maximum(rows.std(0), least_scale)
         centred = (rows - mean) / scale
-        _, singular, across = np.linalg.svd(centred, full_matrices=False)
-        variances = singular**2 / len(rows)
-        count = min(_MOST_DIRECTIONS, len(rows) // _ROWS_PER_DIRECTION, len(mean) - 1)
-        others = len(mean) - count
-        rest = max(variances[count:].sum() / others, _LEAST_VARIANCE)
-        return cls(
-            mean,
-            scale,
-            across[:count].T,
-            np.maximum(variances[:count], rest),
-            np.array(rest),
-        )
+        covariance = centred.T @ centred / len(rows)
+        size = len(mean)
+        count = min(_MOST_DIRECTIONS, len(rows) // _ROWS_PER_DIRECTION, size - 1)
+        variances, directions = np.zeros(0), np.zeros((size, 0))
+        if count:
+            variances, directions = linalg.eigh(
+                covariance, subset_by_index=(size - count, size - 1)
+            )
+        left = (np.trace(covariance) - variances.sum()) / (size - count)
+        rest = max(float(left), _LEAST_VARIANCE)
+        return cls(mean, scale, directions, np.maximum(variances, rest), np.array(rest))
 
     def distances(self, rows: Array) -> Array:
         """Gives the Mahalanobis distance of rows [n, F], per root of F; float64 [n]."""
