@@ -192,7 +192,7 @@ def test_runs_that_are_not_finished_say_what_to_do(finished, tmp_path):
     shutil.copytree(finished.workdir, copy)
     run = open_run(copy)
     assert len(run.networks(run.choose())) == 3
-    shutil.rmtree(run.choose().folder / 'fold-1/trial-0/best')
+    shutil.rmtree(run.choose().folder / 'fold-1/best')
     with pytest.raises(UserError, match='run the same `main` again'):
         run.networks(run.choose())
     assert read_json(copy / 'arms.json') == finished.told

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.core.run_dir import read_json
 from jax_mrissl.data.labels import LabelTask
 from jax_mrissl.metrics.calibration import softmax
 from jax_mrissl.metrics.linear import LinearModel
 from jax_mrissl.metrics.novelty import Novelty
 from jax_mrissl.tasks.answers import head_of
-from jax_mrissl.tasks.finetune import BEST, PREDICTIONS, PROBE
+from jax_mrissl.tasks.finetune import PREDICTIONS, PROBE
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
+from jax_mrissl.train.start import BEST
 from jax_mrissl.train.state import TrainState
 
 # In a fold's folder: what its training images look like, and which they were.
@@ -133,8 +133,7 @@ def open_full(
     Raises:
         UserError: the checkpoint is not there any more.
     """
-    trial = read_json(folder / 'done.json')['trial']
-    best = folder / f'trial-{trial}' / BEST
+    best = folder / BEST
     if not best.is_dir():
         raise UserError(f'{best} is gone: run the same `main` again.')
     with Checkpoints(best, Lineage('', None, (), '')) as kept:
