@@ -22,15 +22,18 @@ _FAILED, _WRONG_FLAGS, _INTERRUPTED = 1, 2, 130  # exit codes, as shells have th
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run_command(main: Callable[[list[str]], object], doc: str | None) -> NoReturn:
+def run_command(
+    main: Callable[[list[str]], object], doc: str | None, *, arguments: bool = False
+) -> NoReturn:
     """Runs a command with the flags of `sys.argv`; ends the process.
 
     A mistake of use ends it with a few lines on stderr instead of a traceback, and code
     1; one in the flags with code 2. Errors of ours keep their traceback.
 
     Args:
-        main: gets the name of the program alone: a command takes flags, no arguments.
+        main: gets the name of the program and, if there may be any, arguments.
         doc: the module's docstring, which --help shows; None: there is none.
+        arguments: whether it takes arguments beside its flags, such as files.
     """
     _shorten_log_lines()
 
@@ -38,7 +41,7 @@ def run_command(main: Callable[[list[str]], object], doc: str | None) -> NoRetur
         if any(argument in _HELP for argument in argv[1:]):
             print(_help(doc))
             sys.exit(0)
-        return _parse_flags(argv)
+        return _parse_flags(argv, arguments)
 
     def run(argv: list[str]) -> int:
         try:
@@ -62,7 +65,7 @@ def run_command(main: Callable[[list[str]], object], doc: str | None) -> NoRetur
     raise AssertionError('app.run ends the process')
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], arguments: bool) -> list[str]:
     """Parses the flags, or ends the process with what is wrong with them."""
     try:
         if 'config' in flags.FLAGS:
@@ -74,7 +77,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
                     f'Say which experiment: --config=FILE, of {_known_configs()}.'
                 )
         rest = flags.FLAGS(argv)
-        if len(rest) > 1:
+        if len(rest) > 1 and not arguments:
             raise UserError(
                 f'Unexpected argument: {rest[1]!r}. Flags are written --name=value; '
                 'a value with spaces needs quotes.'

@@ -11,7 +11,7 @@ from jax_mrissl.data.inventory import RawFile
 from jax_mrissl.data.item import Item
 from jax_mrissl.data.planning import Plan
 from jax_mrissl.data.repeats import DUPLICATE
-from jax_mrissl.data.spec import DatasetSpec
+from jax_mrissl.data.spec import DatasetSpec, PathPattern
 
 
 def make_card(
@@ -64,6 +64,7 @@ def make_card(
         'canvas': options['canvas'],
         'bits': options['bits'],
         'channels': plan.channels,
+        'reading': reading_of(spec),
         'counts': {
             **_count(spec, kept),
             'files': len(files),
@@ -85,6 +86,21 @@ def make_card(
         'options': dict(options),
         'raw_digest': raw_digest,
         'fingerprint': digest({'records': records, 'options': dict(options)}),
+    }
+
+
+def reading_of(spec: DatasetSpec) -> dict[str, Any]:
+    """Gives how values become gray and subjects are told, as JSON.
+
+    With it, and the canvas, other files can be read as those of this set were.
+    """
+    return {
+        # Lists, as JSON gives them back.
+        **{name: list(values) for name, values in vars(spec.intensity).items()},
+        'modality': spec.modality,
+        'subject': spec.subject.pattern
+        if isinstance(spec.subject, PathPattern)
+        else None,
     }
 
 

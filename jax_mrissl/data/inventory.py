@@ -49,7 +49,7 @@ def list_files(
         whole = folder.resolve()
         names = (
             path.relative_to(folder).as_posix()
-            for path in _walk(folder)
+            for path in walk(folder)
             if not named(path, spec.beside)
         )
         found = [RawFile(source, name, whole / name) for name in names]
@@ -190,7 +190,7 @@ def _source_names(spec: DatasetSpec, raw_dirs: Sequence[Path]) -> list[str]:
     return names
 
 
-def _walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+def walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """Yields all files below; follows links, but not round in circles."""
     seen |= {folder.resolve()}
     try:
@@ -206,7 +206,7 @@ def _walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
         if not entry.is_dir():
             yield path
         elif path.resolve() not in seen:
-            yield from _walk(path, seen)
+            yield from walk(path, seen)
 
 
 def _splits(spec: DatasetSpec) -> set[str]:

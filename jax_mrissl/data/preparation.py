@@ -40,7 +40,7 @@ from jax_mrissl.data.publication import (
 from jax_mrissl.data.scan import FileFacts, from_json
 from jax_mrissl.data.spec import DatasetSpec
 from jax_mrissl.data.table import Table, find_table, read_table, read_titles
-from jax_mrissl.data.workers import Job, WorkerDied, perform
+from jax_mrissl.data.workers import Job, perform, skip_file
 
 _FILES_PER_JOB = 64
 # What a stored image takes at most, of its canvas: brain slices take a third.
@@ -390,18 +390,6 @@ class _Task:
                 on_answer=lambda _, count: bar.advance(count),
             )
         return shards
-
-
-def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
-    """Rejects the file that a worker died of, and goes on with those after it."""
-    kind, arguments = job
-    answer = {
-        'slices': [],
-        'reason': 'crashes or stalls its reader',
-        'detail': death.how,
-    }
-    rest = {**arguments, 'paths': arguments['paths'][death.answers + 1 :]}
-    return answer, (kind, rest)
 
 
 def _declared(spec: DatasetSpec) -> dict[str, Any]:

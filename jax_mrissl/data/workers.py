@@ -130,6 +130,18 @@ def no_heir(job: Job, death: WorkerDied) -> tuple[Any, Job]:
     )
 
 
+def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
+    """Rejects the file that a scan died of, and goes on with those after it."""
+    kind, arguments = job
+    answer = {
+        'slices': [],
+        'reason': 'crashes or stalls its reader',
+        'detail': death.how,
+    }
+    rest = {**arguments, 'paths': arguments['paths'][death.answers + 1 :]}
+    return answer, (kind, rest)
+
+
 def perform(
     jobs: Sequence[Job],
     *,

@@ -21,6 +21,8 @@ from jax_mrissl.models.convolution import Conv, max_pool
 from jax_mrissl.models.normalization import BatchNorm
 
 Stem = Literal['imagenet', 'small']
+# In the collection `intermediates`: the map [B, h, w, F] whose mean is the embedding.
+LAST_MAP = 'last_map'
 
 
 class BasicBlock(nn.Module):
@@ -164,7 +166,10 @@ class ResNet(nn.Module):
                     name=f'layer{stage}_{index}',
                 )
                 x = run(block, x)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        # Kept only where a caller asks for it (Grad-CAM): else it costs nothing.
+        self.sow('intermediates', LAST_MAP, x)
+        return x.mean((1, 2))
 
 
 class Encoder(Protocol):

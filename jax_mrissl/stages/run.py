@@ -19,6 +19,7 @@ from jax_mrissl.tasks.evaluate import evaluate
 from jax_mrissl.tasks.finetune import Finetuner
 from jax_mrissl.tasks.from_config import Experiment, PretrainPlan
 from jax_mrissl.tasks.labelled import LabelledData, label_data
+from jax_mrissl.tasks.opened_run import OpenedArm, write_arms
 from jax_mrissl.tasks.page import FinishedRun, write_page
 from jax_mrissl.tasks.pooling import UNTRAINED, Arm
 from jax_mrissl.tasks.pretrain import (
@@ -27,6 +28,7 @@ from jax_mrissl.tasks.pretrain import (
     pretrain_identity,
     run_pretrain,
 )
+from jax_mrissl.tasks.training_facts import write_training_facts
 from jax_mrissl.tasks.watch import ProbeSet
 from jax_mrissl.train.checkpoint import Lineage
 from jax_mrissl.train.start import CHECKPOINTS, Start, find_start
@@ -74,7 +76,7 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
         jobs.append(job)
         origin = _Origin(None, job.stage)
     finetuner = Finetuner(plan, common, data)
-    arms: list[tuple[str, str, Stage]] = []
+    arms: list[tuple[str, str, Stage, _Origin]] = []
     starts = [(experiment.name, origin)] if origin.is_any else []
     for name, begin in [*starts, (UNTRAINED, _Origin())]:
         for mode in plan.modes:
@@ -100,7 +102,7 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
                 )
 
             jobs.append(_Job(stage, run, what))
-            arms.append((name, mode, stage))
+            arms.append((name, mode, stage, begin))
 
     waiting = [job for job in jobs if not store.is_done(job.stage)]
     if not waiting:
@@ -110,12 +112,12 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
         facts = job.run(store.folder(job.stage))
         store.mark_done(job.stage, facts)
         logging.info('%s: done.', job.what)
-    found = [Arm(name, mode, store.folder(stage)) for name, mode, stage in arms]
+    found = [Arm(name, mode, store.folder(stage)) for name, mode, stage, _ in arms]
     table = evaluate(
         found,
         {
             arm.folder: store.facts(stage)['folds']
-            for arm, (_, _, stage) in zip(found, arms, strict=True)
+            for arm, (_, _, stage, _) in zip(found, arms, strict=True)
         },
         data,
         workdir,
@@ -124,6 +126,11 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
         pretrained_on=[prepared.card for prepared in pretraining],
         started_from=outside.name if outside else '',
     )
+    opened = [
+        OpenedArm(name, mode, store.folder(stage), begin.start(store))
+        for name, mode, stage, begin in arms
+    ]
+    write_training_facts(write_arms(experiment, data, opened, workdir), data)
     write_page(
         FinishedRun(
             experiment=experiment,

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 import numpy as np
 
+from jax_mrissl.data.labels import LabelTask
 from jax_mrissl.metrics.calibration import fit_temperature, softmax
 from jax_mrissl.metrics.classification import by_subject, log_loss
 from jax_mrissl.metrics.linear import LinearModel, fit_linear_probe, fit_ridge
@@ -77,9 +78,7 @@ class ClassAnswers:
     @property
     def head(self) -> nn.Module:
         """Logits, or of ordered grades the log probabilities by thresholds."""
-        count = len(self.data.task.classes)
-        ordinal = self.data.task.kind == 'ordinal'
-        return OrdinalHead(count) if ordinal else LinearHead(count)
+        return head_of(self.data.task)
 
     row_loss = staticmethod(cross_entropy)
 
@@ -179,14 +178,12 @@ class NumberAnswers:
     @property
     def head(self) -> nn.Module:
         """One output."""
-        return LinearHead(1)
+        return head_of(self.data.task)
 
     row_loss = staticmethod(squared_error)
 
     def _scale(self, train: np.ndarray) -> tuple[float, float]:
-        """Gives mean and deviation of the training rows' numbers."""
-        numbers = self.data.targets[train]
-        return float(numbers.mean()), float(numbers.std()) or 1.0
+        return scale_of(self.data.targets[train])
 
     def truth(self, train: np.ndarray) -> np.ndarray:
         """Gives the numbers in deviations of the training rows, float32 [n]."""
@@ -259,6 +256,19 @@ class NumberAnswers:
             'validation_targets': self.data.targets[held],
             'validation_predictions': held_outputs[:, 0],
         }
+
+
+def head_of(task: LabelTask) -> nn.Module:
+    """Makes what stands on an encoder for a task: embeddings to outputs."""
+    if task.kind == 'regression':
+        return LinearHead(1)
+    count = len(task.classes)
+    return OrdinalHead(count) if task.kind == 'ordinal' else LinearHead(count)
+
+
+def scale_of(numbers: np.ndarray) -> tuple[float, float]:
+    """Gives mean and deviation of the training rows' numbers."""
+    return float(numbers.mean()), float(numbers.std()) or 1.0
 
 
 def answers(data: LabelledData) -> Answers:

@@ -306,10 +306,12 @@ class FinetunePlan:
 
     def build_evaluation_policy(self) -> Policy:
         """Makes the view that evaluation looks at."""
-        [policy] = _policies(
-            [self.evaluation_view], self.image_size, 'finetune.evaluation_view'
-        )
-        return policy
+        view = self.sized_evaluation_view()
+        return build_policy(view, where='finetune.evaluation_view')
+
+    def sized_evaluation_view(self) -> Json:
+        """Gives the view that evaluation looks at, with the size of its crop."""
+        return _sized(self.evaluation_view, self.image_size)
 
     def build_training_policy(self) -> Policy:
         """Makes the view that full finetuning learns from."""
@@ -453,18 +455,23 @@ def _plan(kind: Any, section: Mapping[str, Any]) -> Any:
 
 
 def _policies(views: Json, size: int, where: str) -> tuple[Policy, ...]:
-    """Makes policies, with `size` for the crops that name none.
+    """Makes policies, with `size` for the crops that name none."""
+    return tuple(
+        build_policy(_sized(view, size), where=f'{where}[{index}]')
+        for index, view in enumerate(views)
+    )
+
+
+def _sized(view: Json, size: int) -> Json:
+    """Gives a view whose crop names its size: `size`, where it named none.
 
     A crop with a `size_fraction` gets that part of it, to the nearest multiple of 8.
     """
-    policies = []
-    for index, (first, *rest) in enumerate(views):
-        crop = dict(first)
-        part = max(8, round(size * crop.pop('size_fraction', 1.0) / 8) * 8)
-        own = part if 'size_fraction' in first else size
-        ops = [{'size': own, **crop}, *rest]
-        policies.append(build_policy(ops, where=f'{where}[{index}]'))
-    return tuple(policies)
+    first, *rest = view
+    crop = dict(first)
+    part = max(8, round(size * crop.pop('size_fraction', 1.0) / 8) * 8)
+    own = part if 'size_fraction' in first else size
+    return [{'size': own, **crop}, *rest]
 
 
 def _json(value: Any) -> Any:

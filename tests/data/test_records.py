@@ -21,7 +21,7 @@ from scipy import ndimage
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data import records, workers
 from jax_mrissl.data.own import OwnFolder
-from jax_mrissl.data.preparation import prepare_dataset, skip_file
+from jax_mrissl.data.preparation import prepare_dataset
 from jax_mrissl.data.records import place
 from jax_mrissl.data.spec import FolderLevel, NeighbouringSlices, PathPattern
 from jax_mrissl.readers.image import decode_png
@@ -547,7 +547,7 @@ def test_a_file_that_crashes_its_reader_costs_only_itself(monkeypatch):
         jobs,
         workers=2,
         on_answer=lambda job, answer: found[job].append(answer['reason']),
-        heir=skip_file,
+        heir=workers.skip_file,
     )
     crash = 'crashes or stalls its reader'
     assert found == [['a', crash, 'b', crash, crash, 'c', crash], ['d']]

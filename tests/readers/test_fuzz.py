@@ -19,9 +19,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from jax_mrissl.data.preparation import skip_file
 from jax_mrissl.data.scan import from_json
-from jax_mrissl.data.workers import perform
+from jax_mrissl.data.workers import perform, skip_file
 
 # What a damaged image may be called; a worker that died of one is none of these.
 REASONS = {

@@ -1,0 +1,293 @@
+"""Raw files that belong to no dataset, read as those of a prepared one were."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_mrissl.core.errors import UnreadableFile, UserError
+from jax_mrissl.core.progress import Progress
+from jax_mrissl.data import catalog
+from jax_mrissl.data.card import reading_of
+from jax_mrissl.data.gray_levels import with_limits
+from jax_mrissl.data.inventory import RawFile, derive_key, hash_files, walk
+from jax_mrissl.data.item import Item
+from jax_mrissl.data.planning import keyed_hash
+from jax_mrissl.data.records import Placed, place
+from jax_mrissl.data.scan import FileFacts, from_json
+from jax_mrissl.data.spec import DatasetSpec, Intensity, PathPattern
+from jax_mrissl.data.workers import Job, perform, skip_file
+from jax_mrissl.readers.read import read
+
+SUBJECT_RULES = ('auto', 'header', 'folder', 'file')
+_FILES_PER_JOB = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the images of a prepared dataset were made of raw files.
+
+    Attributes:
+        canvas, bits, channels: of a stored image.
+        intensity: how scans become gray.
+        modality: of volumes that do not tell it; '': unknown.
+        subject: the rule by which paths tell the subject, or None.
+    """
+
+    canvas: int
+    bits: int
+    channels: int
+    intensity: Intensity
+    modality: str
+    subject: PathPattern | None
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> 'Reading':
+        """Reads it off the card of a prepared dataset.
+
+        Raises:
+            UserError: a card of an earlier version, of a dataset of one's own.
+        """
+        told = card.get('reading')
+        if told is None:
+            if card['name'] not in catalog.DATASETS:
+                raise UserError(
+                    f'The card of {card["name"]} does not say how its files were read: '
+                    'an earlier version wrote it. Prepare it again, with --overwrite.'
+                )
+            told = reading_of(catalog.find(card['name']))
+        return cls(
+            canvas=card['canvas'],
+            bits=card['bits'],
+            channels=card['channels'],
+            intensity=Intensity(
+                percentiles=tuple(told['percentiles']),
+                windowed=tuple(told['windowed']),
+                hounsfield=tuple(told['hounsfield']),
+            ),
+            modality=told['modality'],
+            subject=PathPattern(told['subject']) if told['subject'] else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Gives it as the part of a card that `of_card` reads."""
+        return {
+            'canvas': self.canvas,
+            'bits': self.bits,
+            'channels': self.channels,
+            'reading': {
+                **{name: list(v) for name, v in vars(self.intensity).items()},
+                'modality': self.modality,
+                'subject': self.subject.pattern if self.subject else None,
+            },
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class RawImages:
+    """Images of raw files: all that is known of them but their pixels.
+
+    Attributes:
+        files: all files, also those without an image.
+        items: the images that can be shown, in the order of the files.
+        subjects: for each of `items` a keyed hash of who is on it.
+        unreadable: files and images that cannot be shown: path, reason.
+    """
+
+    files: tuple[RawFile, ...]
+    items: tuple[Item, ...]
+    subjects: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    reading: Reading
+
+    def path(self, item: Item) -> str:
+        """Gives the path of an image's file, as the user named it."""
+        return self.files[item.file].path
+
+    def placed(self, items: Sequence[Item]) -> Iterator[Placed | None]:
+        """Reads images and puts each on its canvas; None: it cannot be read again.
+
+        A file of many images is read once, as its images lie together.
+        """
+        reading = self.reading
+        opened: tuple[int, Iterator[Any]] | None = None
+        for item in items:
+            assert item.facts
+            if opened is None or opened[0] != item.file:
+                opened = item.file, read(self.files[item.file].file)
+            found = None
+            with contextlib.suppress(UnreadableFile):
+                # Frames come in their order, and so do the items of a file.
+                found = next(
+                    (s for s in opened[1] if s.frame == item.facts.frame), None
+                )
+            if found is None:
+                yield None
+                continue
+            yield place(
+                found,
+                windows=item.windows,
+                canvas=reading.canvas,
+                channels=reading.channels,
+                bits=reading.bits,
+                levels=item.levels,
+            )
+
+
+def find_raw_images(
+    given: Sequence[Path], reading: Reading, *, subject: str = 'auto', workers: int = 0
+) -> RawImages:
+    """Finds the images in files and folders; each file is read once, for its facts.
+
+    The values of a scan become gray by the percentiles of its whole series, as far as
+    it is among these files: of a series that is given in part, of that part.
+
+    Args:
+        given: files, and folders that are walked.
+        reading: of the dataset that they are to be treated like.
+        subject: how subjects are told. 'header': by DICOM's PatientID; 'folder': by
+            the folder that a file is in; 'file': each file is one; else a regular
+            expression with a bracket, searched in the path. 'auto': by the dataset's
+            own rule for paths, else PatientID, else the file.
+        workers: processes; 0: one for each CPU.
+
+    Raises:
+        UserError: nothing is there, or `subject` is none of these.
+    """
+    pattern = _pattern(subject)
+    files = _list(given)
+    workers = workers or os.cpu_count() or 1
+    with Progress('Looking at files', len(files), unit='files') as bar:
+        hashes = hash_files(files, workers=workers, advance=bar.advance)
+    facts = _scan(files, workers)
+    items, unreadable = [], []
+    for number, (raw, found) in enumerate(zip(files, facts, strict=True)):
+        if not found.slices:
+            unreadable.append((raw.path, found.reason))
+        for image in found.slices:
+            items.append(
+                Item(
+                    file_id=f'{number}/{image.frame}',
+                    file=number,
+                    facts=image,
+                    reason='blank image' if image.blank else '',
+                    position=image.position,
+                )
+            )
+    as_dataset = DatasetSpec(
+        name='given',
+        title='',
+        source='',
+        terms='',
+        layout='',
+        intensity=reading.intensity,
+        modality=reading.modality,
+    )
+    items = with_limits(as_dataset, items, files, reading.bits)
+    unreadable += [
+        (files[item.file].path, item.reason) for item in items if item.reason
+    ]
+    kept = tuple(item for item in items if not item.reason)
+    key = derive_key(hashes)
+    who = _who(subject, pattern, reading)
+    return RawImages(
+        tuple(files),
+        kept,
+        # A hash, so that neither screen nor table names a patient.
+        tuple(keyed_hash(key, 'subject', who(files[i.file], i))[:12] for i in kept),
+        tuple(unreadable),
+        reading,
+    )
+
+
+def _pattern(subject: str) -> PathPattern | None:
+    if subject in SUBJECT_RULES:
+        return None
+    try:
+        return PathPattern(subject)
+    except UserError as error:
+        raise UserError(
+            f'--subject={subject!r} is none of {", ".join(SUBJECT_RULES)}, and as a '
+            f'regular expression: {error}'
+        ) from error
+
+
+def _who(
+    subject: str, pattern: PathPattern | None, reading: Reading
+) -> Callable[[RawFile, Item], str]:
+    """Gives the function that says who is on an image: private, to be hashed."""
+
+    def who(raw: RawFile, item: Item) -> str:
+        assert item.facts
+        own = f'file {raw.path}'
+        header = item.facts.subject and f'header {item.facts.subject}'
+        if subject == 'folder':
+            return f'folder {raw.file.parent}'
+        if subject == 'header':
+            return header or own
+        if subject == 'auto':
+            named = reading.subject.find(raw.path) if reading.subject else None
+            return f'path {named}' if named else header or own
+        named = pattern.find(raw.path) if pattern else None
+        return f'path {named}' if named else own
+
+    return who
+
+
+def _list(given: Sequence[Path]) -> list[RawFile]:
+    """Lists files, each once; a path is told as the user began it."""
+    found: dict[Path, RawFile] = {}
+    for path in given:
+        path = path.expanduser()
+        if path.is_dir():
+            files: list[Path] = list(walk(path))
+            if not files:
+                raise UserError(f'There are no files in the folder {path}.')
+        elif path.exists():
+            files = [path]
+        else:
+            raise UserError(f'There is nothing at {path}. Give files or folders.')
+        for file in files:
+            found.setdefault(file.resolve(), RawFile('', str(file), file.absolute()))
+    if not found:
+        raise UserError('Give files or folders of images.')
+    return sorted(found.values(), key=lambda raw: raw.path)
+
+
+def _scan(files: Sequence[RawFile], workers: int) -> list[FileFacts]:
+    # Several jobs even of few files: so they are read in processes of their own, and a
+    # file that crashes its decoder ends one of those.
+    size = max(1, min(_FILES_PER_JOB, -(-len(files) // workers)))
+    starts = range(0, len(files), size)
+    jobs: list[Job] = [
+        (
+            'scan',
+            {
+                'paths': [str(f.file) for f in files[s : s + size]],
+                'small': False,
+            },
+        )
+        for s in starts
+    ]
+    found: list[list[FileFacts]] = [[] for _ in jobs]
+    with Progress('Reading images', len(files), unit='files') as bar:
+
+        def keep(job: int, answer: dict[str, Any]) -> None:
+            found[job].append(from_json(answer))
+            bar.advance(1)
+
+        perform(jobs, workers=workers, on_answer=keep, heir=skip_file)
+    return [facts for some in found for facts in some]
+
+
+def stacked(placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gives images [n, H, W, C], boxes int32 [n, 4], windows float32 [n, 2]."""
+    return (
+        np.stack([one.pixels for one in placed]),
+        np.array([one.box for one in placed], np.int32),
+        np.array([one.window for one in placed], np.float32),
+    )
