@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from jax_mrissl.data.inventory import RawFile
 from jax_mrissl.data.item import Item
 from jax_mrissl.data.scan import SliceFacts
 from jax_mrissl.data.spec import DatasetSpec
+from jax_mrissl.data.spool import Spool
 
 # Hounsfield units reach below this wherever there is air; no other unit does.
 _AIR = -500.0
@@ -17,7 +19,11 @@ _HIGHEST = 65535
 
 
 def with_limits(
-    spec: DatasetSpec, items: list[Item], files: Sequence[RawFile], bits: int
+    spec: DatasetSpec,
+    items: list[Item],
+    files: Sequence[RawFile],
+    bits: int,
+    spool: Spool,
 ) -> list[Item]:
     """Sets the range of values of each scan, by its series."""
 
@@ -27,28 +33,35 @@ def with_limits(
             return files[item.file].source, item.facts.series
         return files[item.file].source, files[item.file].path
 
-    pooled: dict[tuple[str, ...], list[SliceFacts]] = {}
-    for item in items:
+    members: dict[tuple[str, ...], list[int]] = {}
+    for index, item in enumerate(items):
         if item.facts and not item.facts.picture and not item.facts.blank:
-            pooled.setdefault(series(item), []).append(item.facts)
-    limits, levels = {}, {}
-    for name, some in pooled.items():
-        values = np.sort(np.concatenate([facts.quantiles for facts in some]))
-        limits[name] = np.percentile(values, spec.intensity.percentiles)
-        levels[name] = _levels(some) if bits == 16 else ()
-    result = []
-    for item in items:
-        if item.facts and not item.facts.picture and not item.reason:
-            low, high = (float(v) for v in limits[series(item)])
-            lowest = min(facts.lowest for facts in pooled[series(item)])
-            windows = _windows(spec, item.facts, (low, high), lowest)
+            members.setdefault(series(item), []).append(index)
+    result = list(items)
+    for some in members.values():
+        facts = [f for i in some if (f := items[i].facts)]
+        values = np.sort(
+            np.concatenate(
+                [
+                    spool.quantiles(items[index].file, one.place)
+                    for index, one in zip(some, facts, strict=True)
+                ]
+            )
+        )
+        low, high = (
+            float(v) for v in np.percentile(values, spec.intensity.percentiles)
+        )
+        levels = _levels(facts) if bits == 16 else ()
+        lowest = min(one.lowest for one in facts)
+        for index, one in zip(some, facts, strict=True):
+            if items[index].reason:
+                continue
+            windows = _windows(spec, one, (low, high), lowest)
             if all(first < last for first, last in windows):
-                item = dataclasses.replace(
-                    item, windows=windows, levels=levels[series(item)]
-                )
+                fields: dict[str, Any] = {'windows': windows, 'levels': levels}
             else:
-                item = dataclasses.replace(item, reason='blank image')
-        result.append(item)
+                fields = {'reason': 'blank image'}
+            result[index] = dataclasses.replace(items[index], **fields)
     return result
 
 
@@ -70,9 +83,6 @@ def _windows(
     spec: DatasetSpec, facts: SliceFacts, limits: tuple[float, float], lowest: float
 ) -> tuple[tuple[float, float], ...]:
     """Gives the values of a scan that become 0 and 255, one pair or three."""
-    if facts.window and facts.modality in spec.intensity.windowed:
-        return (facts.window,)
     untold_ct = not facts.modality and spec.modality == 'CT' and lowest < _AIR
-    if facts.modality == 'CT' or untold_ct:
-        return spec.intensity.hounsfield_windows()
-    return (limits,)
+    modality = 'CT' if untold_ct else facts.modality
+    return spec.intensity.told_windows(modality, facts.window) or (limits,)

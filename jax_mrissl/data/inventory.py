@@ -19,19 +19,24 @@ _HASHED_AT_ONCE = 4096
 _SEARCH_LEVELS = 3
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class RawFile:
     """One file of a raw folder.
 
     Attributes:
         source: which raw folder it is from.
         path: relative to that folder, with '/'.
-        file: where it is, from the root.
+        folder: that folder, from the root.
     """
 
     source: str
     path: str
-    file: Path
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """Where it is; made when asked for, as a path takes 1 kB of memory."""
+        return self.folder / self.path
 
 
 def list_files(
@@ -52,7 +57,7 @@ def list_files(
             for path in walk(folder)
             if not named(path, spec.beside)
         )
-        found = [RawFile(source, name, whole / name) for name in names]
+        found = [RawFile(source, name, whole) for name in names]
         if out:
             found = [raw for raw in found if raw.file.resolve() not in out]
         if not found:
@@ -136,13 +141,7 @@ def hash_files(
     """Gives the SHA-256 of each file's bytes; '' for a file that cannot be read."""
 
     def sha256(file: RawFile) -> str:
-        try:
-            if not file.file.is_file():  # a pipe would block for ever
-                return ''
-            with open(file.file, 'rb') as stream:
-                return hashlib.file_digest(stream, 'sha256').hexdigest()
-        except OSError:
-            return ''
+        return file_sha256(file.file)
 
     hashes = []
     with ThreadPoolExecutor(workers) as pool:
@@ -152,6 +151,17 @@ def hash_files(
                 hashes.append(value)
                 advance(1)
     return hashes
+
+
+def file_sha256(path: Path) -> str:
+    """Gives the SHA-256 of a file's bytes; '' if it cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would block for ever
+            return ''
+        with open(path, 'rb') as stream:
+            return hashlib.file_digest(stream, 'sha256').hexdigest()
+    except OSError:
+        return ''
 
 
 def raw_digest(files: Sequence[RawFile], hashes: Sequence[str]) -> str:

@@ -6,9 +6,10 @@ import math
 from jax_mrissl.data.inventory import RawFile
 from jax_mrissl.data.records import Row
 from jax_mrissl.data.scan import SliceFacts
+from jax_mrissl.data.spool import Spool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Item:
     """One image of a raw file, kept or not; a row of the private manifest.
 
@@ -40,8 +41,8 @@ class Item:
     windows: tuple[tuple[float, float], ...] = ()
     levels: tuple[float, ...] = ()
 
-    def row(self, raw: RawFile) -> Row:
-        """Gives what is needed to write its record."""
+    def row(self, raw: RawFile, spool: Spool | None) -> Row:
+        """Gives what is needed to write its record; from its raw file without spool."""
         assert self.facts
         return Row(
             file=str(raw.file),
@@ -56,4 +57,6 @@ class Item:
             source=raw.source,
             file_id=self.file_id,
             pixel_sha256=self.facts.pixel_sha256,
+            spool=str(spool.path_of(self.file)) if spool else '',
+            place=self.facts.place,
         )

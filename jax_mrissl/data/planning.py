@@ -15,6 +15,7 @@ from jax_mrissl.data.item import Item
 from jax_mrissl.data.repeats import drop_duplicates, drop_twins
 from jax_mrissl.data.scan import FileFacts, SliceFacts
 from jax_mrissl.data.spec import DatasetSpec, FolderLevel, PathPattern
+from jax_mrissl.data.spool import Spool
 from jax_mrissl.data.table import Table
 
 LOCALIZER = 'localizer (scout, topogram)'
@@ -53,11 +54,11 @@ class Plan:
 def make_plan(
     spec: DatasetSpec,
     files: Sequence[RawFile],
-    hashes: Sequence[str],
     facts: Sequence[FileFacts],
     *,
     key: bytes,
     table: Table | None,
+    spool: Spool,
     bits: int = 8,
 ) -> Plan:
     """Decides about every image; the order of the files changes nothing.
@@ -65,27 +66,27 @@ def make_plan(
     Args:
         spec: the declaration.
         files: all raw files.
-        hashes: SHA-256 of each file's bytes.
         facts: of each file.
         key: of the keyed hashes.
         table: what a CSV file says of the raw files, or None.
+        spool: where the rest of what is known of each image is.
         bits: of the stored images; with 16, scans keep all of their values.
 
     Raises:
         UserError: nothing is left, or the subjects cannot be found.
     """
-    items = _described(spec, files, hashes, facts, key, table)
+    items = _described(spec, files, facts, key, table)
     if isinstance(spec.subject, PathPattern | FolderLevel):
         items = [by_path(spec.subject, item, files[item.file]) for item in items]
     items = drop_duplicates(items, files)
     if spec.drop_twins:
-        items = drop_twins(items, files)
+        items = drop_twins(items, files, spool)
     if all(item.reason for item in items):
         reasons = Counter(item.reason for item in items)
         told = ', '.join(f'{count} x {reason}' for reason, count in reasons.items())
         raise UserError(f'No image can be used. Of {len(files)} files: {told}.')
     items, subjects_by, gap = with_subjects(spec, items, files, table)
-    items = with_limits(spec, items, files, bits)
+    items = with_limits(spec, items, files, bits, spool)
     kept = [item.facts for item in items if not item.reason and item.facts]
     coloured = sum(facts.colour > 0 for facts in kept)
     channels = spec.channels
@@ -97,24 +98,19 @@ def make_plan(
             f'--bits=16 is for gray images; {coloured:,} here are in colour. Leave it '
             'out, or prepare the gray ones alone.'
         )
-    grouped = []
-    for item in items:
+    for index, item in enumerate(items):
         # Without a subject, an image stands for itself, and a volume for its slices.
         who = item.subject or (item.facts and f'image {item.facts.pixel_sha256}') or ''
         if not item.subject and len(facts[item.file].slices) > 1:
-            who = f'file {hashes[item.file]}'
+            who = f'file {facts[item.file].sha256}'
         group = '' if item.reason else keyed_hash(key, 'subject', who)
-        grouped.append(dataclasses.replace(item, group=group))
+        items[index] = dataclasses.replace(item, group=group)
     first: dict[int, str] = {}
-    for item in grouped:
+    for item in items:
         first.setdefault(item.file, item.file_id)
-    frames = [item.facts.frame if item.facts else 0 for item in grouped]
-    order = sorted(
-        range(len(grouped)),
-        key=lambda i: (first[grouped[i].file], grouped[i].file, frames[i]),
-    )
+    items.sort(key=lambda i: (first[i.file], i.file, i.facts.frame if i.facts else 0))
     return Plan(
-        items=tuple(grouped[i] for i in order),
+        items=tuple(items),
         channels=channels,
         turned_gray=coloured if channels == 1 else 0,
         subjects_by=subjects_by,
@@ -130,20 +126,19 @@ def keyed_hash(key: bytes, kind: str, value: str) -> str:
 def _described(
     spec: DatasetSpec,
     files: Sequence[RawFile],
-    hashes: Sequence[str],
     facts: Sequence[FileFacts],
     key: bytes,
     table: Table | None,
 ) -> list[Item]:
     """Gives the images of all files with what path and table say of each."""
     twins: Counter[str] = Counter()
-    images = {(raw.source, _without_suffix(raw.path)) for raw in files}
+    images = set()
+    if spec.masks:
+        images = {(raw.source, _without_suffix(raw.path)) for raw in files}
     items = []
-    for number, (raw, sha256, found) in enumerate(
-        zip(files, hashes, facts, strict=True)
-    ):
-        twins[sha256] += 1
-        identity = f'{sha256} {twins[sha256]}'
+    for number, (raw, found) in enumerate(zip(files, facts, strict=True)):
+        twins[found.sha256] += 1
+        identity = f'{found.sha256} {twins[found.sha256]}'
         told = table.rows.get(number) if table else None
         label = spec.label_of(raw.path)
         is_mask = (raw.source, _mask_of(spec, raw.path)) in images

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.core.run_dir import read_json
-from jax_mrissl.data.records import FORMAT, shown
+from jax_mrissl.data.canvas import shown
+from jax_mrissl.data.records import FORMAT
 from jax_mrissl.readers.image import decode_png
 
 _FACTS = (

@@ -9,12 +9,11 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-import tensorflow_datasets as tfds
 
 from jax_mrissl.core.run_dir import write_atomically, write_json
-from jax_mrissl.data import records
 from jax_mrissl.data.card import card_text, rejects_text
 from jax_mrissl.data.inventory import RawFile, derive_key
+from jax_mrissl.data.item import Item
 from jax_mrissl.data.planning import Plan
 from jax_mrissl.data.sheet import choose_examples
 from jax_mrissl.data.spec import DatasetSpec
@@ -22,6 +21,8 @@ from jax_mrissl.report.contact_sheet import SheetRow, contact_sheet
 
 # Marks a folder that is not whole yet, and says what it will be.
 IDENTITY = 'identity.json'
+
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,27 +57,16 @@ def write_around(content: Content, folder: Path, *, keep_private: bool) -> None:
     write_atomically(folder / 'card.md', card_text(content.card))
     write_atomically(folder / 'rejects.csv', rejects_text(plan))
     write_atomically(folder / 'contact_sheet.png', _draw_sheet(content))
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=spec.name, filetype_suffix='array_record'
-    )
-    split_infos = []
-    for split, shards in content.shards.items():
-        facts = [records.read_facts(shard) for shard in shards]
-        split_infos.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[f['count'] for f in facts],
-                num_bytes=sum(f['bytes'] for f in facts),
-                filename_template=template.replace(split=split),
-            )
-        )
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder,
-        features=records.features(plan.channels, content.card['bits']),
-        split_infos=split_infos,
-        version=spec.version,
-        filename_template=template,
-        check_data=False,
+    # Here, as it takes a second to load: what reads and writes images never needs it.
+    from jax_mrissl.data import tfds_format
+
+    tfds_format.write_metadata(
+        folder,
+        spec.name,
+        spec.version,
+        content.shards,
+        channels=plan.channels,
+        bits=content.card['bits'],
         description=f'{spec.title}. Source: {spec.source} Terms: {spec.terms}',
     )
 
@@ -115,11 +105,26 @@ def _fsync(path: Path) -> None:
 
 
 def _write_private(folder: Path, content: Content) -> None:
-    items, files, hashes = content.plan.items, content.files, content.hashes
     folder.mkdir(mode=0o700)
     key = os.open(folder / 'key', os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(key, 'w') as file:
-        file.write(derive_key(hashes).hex() + '\n')
+        file.write(derive_key(content.hashes).hex() + '\n')
+    manifest = os.open(
+        folder / 'manifest.parquet', os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+    )
+    items = content.plan.items
+    with open(manifest, 'wb') as stream:
+        # In parts, so that a large set is not in memory a second time.
+        parts = [_manifest(content, items[:_ROWS_AT_ONCE])]
+        with pyarrow.parquet.ParquetWriter(stream, parts[0].schema) as writer:
+            writer.write_table(parts.pop())
+            for start in range(_ROWS_AT_ONCE, len(items), _ROWS_AT_ONCE):
+                part = items[start : start + _ROWS_AT_ONCE]
+                writer.write_table(_manifest(content, part))
+
+
+def _manifest(content: Content, items: Sequence[Item]) -> pyarrow.Table:
+    files, hashes = content.files, content.hashes
     columns: dict[str, list[Any]] = {
         'file_id': [item.file_id for item in items],
         'source': [files[item.file].source for item in items],
@@ -136,19 +141,17 @@ def _write_private(folder: Path, content: Content) -> None:
         'reason': [item.reason for item in items],
         'detail': [item.detail for item in items],
     }
-    manifest = os.open(
-        folder / 'manifest.parquet', os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-    )
-    with open(manifest, 'wb') as stream:
-        pyarrow.parquet.write_table(pyarrow.table(columns), stream)
+    return pyarrow.table(columns)
 
 
 def _draw_sheet(content: Content) -> bytes:
+    from jax_mrissl.data.tfds_format import read_shown
+
     spec, card, shards = content.spec, content.card, content.shards
     rows = []
     for examples in choose_examples(spec, content.plan, content.files):
         images = [
-            records.read_shown(shards[split], index, card['channels'], card['bits'])
+            read_shown(shards[split], index, card['channels'], card['bits'])
             for split, index in examples.places
         ]
         rows.append(SheetRow(examples.title, examples.note, images))

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,19 @@ import numpy as np
 from jax_mrissl.core.errors import UnreadableFile, UserError
 from jax_mrissl.core.progress import Progress
 from jax_mrissl.data import catalog
+from jax_mrissl.data.canvas import Placed, place
 from jax_mrissl.data.card import reading_of
 from jax_mrissl.data.gray_levels import with_limits
-from jax_mrissl.data.inventory import RawFile, derive_key, hash_files, walk
+from jax_mrissl.data.inventory import RawFile, derive_key, walk
 from jax_mrissl.data.item import Item
 from jax_mrissl.data.planning import keyed_hash
-from jax_mrissl.data.records import Placed, place
-from jax_mrissl.data.scan import FileFacts, from_json
+from jax_mrissl.data.scan import FileFacts, Storage, from_json
 from jax_mrissl.data.spec import DatasetSpec, Intensity, PathPattern
-from jax_mrissl.data.workers import Job, perform, skip_file
+from jax_mrissl.data.spool import FILES_PER_JOB, Spool
+from jax_mrissl.data.workers import Crew, Job, skip_file
 from jax_mrissl.readers.read import read
 
 SUBJECT_RULES = ('auto', 'header', 'folder', 'file')
-_FILES_PER_JOB = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +163,30 @@ def find_raw_images(
     pattern = _pattern(subject)
     files = _list(given)
     workers = workers or os.cpu_count() or 1
-    with Progress('Looking at files', len(files), unit='files') as bar:
-        hashes = hash_files(files, workers=workers, advance=bar.advance)
-    facts = _scan(files, workers)
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Spool(Path(folder) / 'spool')
+        facts = _scan(files, spool, workers, reading)
+        items, unreadable = _items(files, facts, reading, spool)
+    unreadable += [
+        (files[item.file].path, item.reason) for item in items if item.reason
+    ]
+    kept = tuple(item for item in items if not item.reason)
+    key = derive_key([one.sha256 for one in facts])
+    who = _who(subject, pattern, reading)
+    return RawImages(
+        tuple(files),
+        kept,
+        # A hash, so that neither screen nor table names a patient.
+        tuple(keyed_hash(key, 'subject', who(files[i.file], i))[:12] for i in kept),
+        tuple(unreadable),
+        reading,
+    )
+
+
+def _items(
+    files: Sequence[RawFile], facts: Sequence[FileFacts], reading: Reading, spool: Spool
+) -> tuple[list[Item], list[tuple[str, str]]]:
+    """Gives all images, each with its range of values, and what has none."""
     items, unreadable = [], []
     for number, (raw, found) in enumerate(zip(files, facts, strict=True)):
         if not found.slices:
@@ -187,21 +210,7 @@ def find_raw_images(
         intensity=reading.intensity,
         modality=reading.modality,
     )
-    items = with_limits(as_dataset, items, files, reading.bits)
-    unreadable += [
-        (files[item.file].path, item.reason) for item in items if item.reason
-    ]
-    kept = tuple(item for item in items if not item.reason)
-    key = derive_key(hashes)
-    who = _who(subject, pattern, reading)
-    return RawImages(
-        tuple(files),
-        kept,
-        # A hash, so that neither screen nor table names a patient.
-        tuple(keyed_hash(key, 'subject', who(files[i.file], i))[:12] for i in kept),
-        tuple(unreadable),
-        reading,
-    )
+    return with_limits(as_dataset, items, files, reading.bits, spool), unreadable
 
 
 def _pattern(subject: str) -> PathPattern | None:
@@ -258,29 +267,41 @@ def _list(given: Sequence[Path]) -> list[RawFile]:
     return sorted(found.values(), key=lambda raw: raw.path)
 
 
-def _scan(files: Sequence[RawFile], workers: int) -> list[FileFacts]:
-    # Several jobs even of few files: so they are read in processes of their own, and a
-    # file that crashes its decoder ends one of those.
-    size = max(1, min(_FILES_PER_JOB, -(-len(files) // workers)))
-    starts = range(0, len(files), size)
+def _scan(
+    files: Sequence[RawFile], spool: Spool, workers: int, reading: Reading
+) -> list[FileFacts]:
+    """Reads each file, in processes that a broken one may crash."""
+    storage = Storage(
+        canvas=reading.canvas,
+        bits=reading.bits,
+        channels=1 if reading.channels == 1 else 3,
+        intensity=reading.intensity,
+        small=False,
+        keep_free=sys.maxsize,  # facts alone: no image is kept on disk
+    )
+    starts = range(0, len(files), FILES_PER_JOB)
     jobs: list[Job] = [
         (
             'scan',
             {
-                'paths': [str(f.file) for f in files[s : s + size]],
-                'small': False,
+                'paths': [str(f.file) for f in files[start : start + FILES_PER_JOB]],
+                'spool': str(spool.path(number)),
+                'storage': dataclasses.asdict(storage),
             },
         )
-        for s in starts
+        for number, start in enumerate(starts)
     ]
     found: list[list[FileFacts]] = [[] for _ in jobs]
-    with Progress('Reading images', len(files), unit='files') as bar:
+    with (
+        Progress('Reading images', len(files), unit='files') as bar,
+        Crew(max(2, min(workers, len(jobs)))) as crew,
+    ):
 
         def keep(job: int, answer: dict[str, Any]) -> None:
             found[job].append(from_json(answer))
             bar.advance(1)
 
-        perform(jobs, workers=workers, on_answer=keep, heir=skip_file)
+        crew.perform(jobs, on_answer=keep, heir=skip_file)
     return [facts for some in found for facts in some]
 
 

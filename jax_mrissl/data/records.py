@@ -3,31 +3,25 @@
 import contextlib
 import dataclasses
 import errno
-import functools
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from tensorflow_datasets.core import example_parser, example_serializer
 
 from jax_mrissl.core.errors import UnreadableFile, UserError
 from jax_mrissl.core.run_dir import read_json, write_json
-from jax_mrissl.readers import image as image_reader
+from jax_mrissl.data.canvas import Encoded, encode, in_colour, place
+from jax_mrissl.data.example import encode_example
+from jax_mrissl.data.spool import read_image
 from jax_mrissl.readers.read import read
 from jax_mrissl.readers.slice import Slice, pixel_sha256
 
 # About 5 MB at 160 pixels: small enough that a killed command loses little.
 IMAGES_PER_SHARD = 512
-
-
-# Of the stored pixels, by their bits.
-_DTYPES: dict[int, Any] = {8: np.uint8, 16: np.uint16}
 
 # Raised by hand when the same files and options give other records than before.
 FORMAT = 2
@@ -46,6 +40,8 @@ class Row:
             stored as 8 bits, or as the picture that it is.
         label, target, group, position, site, source, file_id, pixel_sha256: the
             features of these names.
+        spool: the file that holds the image, decoded before; '': none does.
+        place: where it is in that file.
     """
 
     file: str
@@ -60,113 +56,12 @@ class Row:
     source: str
     file_id: str
     pixel_sha256: str
+    spool: str = ''
+    place: int = 0
 
-
-def features(channels: int, bits: int) -> tfds.features.FeaturesDict:
-    """Declares what a record holds, for images of 1 or 3 channels, 8 or 16 bits."""
-    return tfds.features.FeaturesDict(
-        {
-            'image': tfds.features.Image(
-                shape=(None, None, channels), dtype=_DTYPES[bits], encoding_format='png'
-            ),
-            # The stored values that are shown as black and as white.
-            'window': tfds.features.Tensor(shape=(2,), dtype=np.float32),
-            'box': tfds.features.Tensor(shape=(4,), dtype=np.int32),
-            'label': tfds.features.Scalar(np.int64),
-            'target': tfds.features.Scalar(np.float32),
-            'group': tfds.features.Text(),
-            'position': tfds.features.Scalar(np.float32),
-            'site': tfds.features.Text(),
-            'source': tfds.features.Text(),
-            'file_id': tfds.features.Text(),
-            'spacing': tfds.features.Tensor(shape=(2,), dtype=np.float32),
-            'pixel_sha256': tfds.features.Text(),
-        }
-    )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Placed:
-    """An image on its canvas.
-
-    Attributes:
-        pixels: uint8 or uint16 [canvas, canvas, C], 0 outside the box.
-        window: the values of them that are shown as black and as white.
-        box: top, left, height, width of the image, in pixels.
-        spacing_mm: of the stored rows and columns; NaN where unknown.
-    """
-
-    pixels: np.ndarray
-    window: tuple[float, float]
-    box: tuple[int, int, int, int]
-    spacing_mm: tuple[float, float]
-
-
-def place(
-    image: Slice,
-    *,
-    windows: Sequence[Sequence[float]],
-    canvas: int,
-    channels: int,
-    bits: int = 8,
-    levels: Sequence[float] = (),
-) -> Placed:
-    """Scales an image to its canvas: longer side to longer side, centred on black.
-
-    Pixels that are not square in mm become so.
-
-    Args:
-        image: as read.
-        windows: the values that become 0 and 255, one pair for all channels or one
-            for each; () for a picture, which stays as it is.
-        canvas: height and width of the canvas.
-        channels: 1 or 3; colour becomes gray by ITU-R 601.
-        bits: of the stored pixels.
-        levels: as in `Row`: a scan keeps all of its values, in 16 bits.
-    """
-    pixels = image.pixels
-    if pixels.ndim == 3 and channels == 1:
-        pixels = image_reader.luma(pixels)
-    row_mm, column_mm = image.spacing_mm
-    extent = np.array(pixels.shape[:2], float)
-    if row_mm > 0 and column_mm > 0:
-        extent *= row_mm, column_mm
-    height, width = (
-        max(1, round(float(side) * canvas / float(extent.max()))) for side in extent
-    )
-    if levels:
-        (least, step), ends = levels, windows[0]
-        window = (ends[0] - least) / step, (ends[1] - least) / step
-        stored = np.nan_to_num((pixels.astype(float) - least) / step, nan=0.0)
-        layers = [stored.astype(np.float32)]
-    else:
-        window = 0.0, 255.0
-        layers = [_windowed(pixels, *ends) for ends in windows] or [pixels]
-    highest = np.iinfo(_DTYPES[bits]).max
-    resized = np.dstack(
-        [image_reader.resize(one, height, width, highest=highest) for one in layers]
-    )
-    if resized.shape[2] == 1:
-        resized = np.repeat(resized, channels, axis=2)
-    top, left = (canvas - height) // 2, (canvas - width) // 2
-    whole = np.zeros((canvas, canvas, channels), _DTYPES[bits])
-    whole[top : top + height, left : left + width] = resized
-    return Placed(
-        pixels=whole,
-        window=window,
-        box=(top, left, height, width),
-        spacing_mm=(
-            row_mm * pixels.shape[0] / height,
-            column_mm * pixels.shape[1] / width,
-        ),
-    )
-
-
-def _windowed(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Maps low and high to 0 and 255, float32 [H, W]; NaN becomes 0."""
-    scale = np.float32(255 / (high - low))
-    scaled = (pixels.astype(np.float32) - np.float32(low)) * scale
-    return np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
+    def fields(self) -> tuple[Any, ...]:
+        """Gives its fields in their order, as `write_shard` takes them."""
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
 def shard_name(name: str, split: str, index: int, count: int) -> str:
@@ -185,7 +80,7 @@ def is_finished(shard: Path) -> bool:
 
 
 def write_shard(
-    path: str, rows: Sequence[dict[str, Any]], canvas: int, channels: int, bits: int
+    path: str, rows: Sequence[Sequence[Any]], canvas: int, channels: int, bits: int
 ) -> Iterator[int]:
     """Writes one shard under a temporary name, then renames it.
 
@@ -213,16 +108,14 @@ def write_shard(
     pixel_count = 0
     with _errors_of_the_disk(temporary):
         for fields in rows:
-            placed, record = _record(Row(**fields), canvas, channels, bits)
+            row = Row(*fields)
+            image = _encoded(row, canvas, channels, bits)
+            record = _message(row, image)
             writer.write(record)
             digest.update(hashlib.sha256(record).digest())
             size += len(record)
-            top, left, height, width = placed.box
-            inside = shown(placed.pixels, placed.window)
-            inside = inside[top : top + height, left : left + width]
-            inside = inside.reshape(-1, channels).astype(np.int64)
-            sums += inside.sum(axis=0), (inside**2).sum(axis=0)
-            pixel_count += len(inside)
+            sums += image.moments['sum'], image.moments['sum_of_squares']
+            pixel_count += image.moments['pixels']
             yield 1
         writer.close()
         _keep(temporary, len(rows))
@@ -243,27 +136,12 @@ def read_facts(shard: Path) -> dict[str, Any]:
     return read_json(facts_name(shard))
 
 
-def shown(pixels: np.ndarray, window: Sequence[float]) -> np.ndarray:
-    """Gives stored pixels as they are shown through their window, uint8."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    return np.rint(_windowed(pixels, *window)).astype(np.uint8)
-
-
-def read_shown(
-    shards: Sequence[Path], index: int, channels: int, bits: int
-) -> np.ndarray:
-    """Reads record `index` of a split as it is shown, given all of its shards."""
-    for shard in shards:
-        count = read_facts(shard)['count']
-        if index < count:
-            reader = array_record_module.ArrayRecordReader(str(shard))
-            record = reader.read([index])[0]
-            reader.close()
-            example = _parser(channels, bits).parse_example(record)
-            return shown(image_reader.decode_png(example['image']), example['window'])
-        index -= count
-    raise IndexError(index)
+def read_record(shard: Path, index: int) -> bytes:
+    """Reads the message of one record of a shard."""
+    reader = array_record_module.ArrayRecordReader(str(shard))
+    record: bytes = reader.read([index])[0]
+    reader.close()
+    return record
 
 
 @contextlib.contextmanager
@@ -294,15 +172,15 @@ def _keep(temporary: Path, count: int) -> None:
         raise OSError(f'{temporary} was not written whole; is the disk full?')
 
 
-def _record(row: Row, canvas: int, channels: int, bits: int) -> tuple[Placed, bytes]:
-    try:
-        image = next(iter(read(Path(row.file), row.frame)))
-    except UnreadableFile as error:
-        raise UserError(f'A raw file cannot be read any more: {error}') from error
-    if pixel_sha256(image.pixels) != row.pixel_sha256:
-        raise UserError(
-            f'The raw file {row.file} changed while it was being prepared. Start again.'
-        )
+def _encoded(row: Row, canvas: int, channels: int, bits: int) -> Encoded:
+    """Gives the image of a row: from the spool, or else from its raw file."""
+    found = read_image(Path(row.spool), row.place) if row.spool else None
+    if isinstance(found, Encoded):
+        same = [tuple(window) for window in row.windows] == list(found.windows)
+        if same and not row.levels and found.channels <= channels:
+            return found if found.channels == channels else in_colour(found)
+        found = None
+    image = found or _read_again(row)
     placed = place(
         image,
         windows=row.windows,
@@ -311,34 +189,36 @@ def _record(row: Row, canvas: int, channels: int, bits: int) -> tuple[Placed, by
         bits=bits,
         levels=row.levels,
     )
-    example = {
-        'image': io.BytesIO(image_reader.encode_png(placed.pixels)),
-        'window': np.array(placed.window, np.float32),
-        'box': np.array(placed.box, np.int32),
-        'label': row.label,
-        'target': np.float32(row.target),
-        'group': row.group,
-        'position': np.float32(row.position),
-        'site': row.site,
-        'source': row.source,
-        'file_id': row.file_id,
-        'spacing': np.array(placed.spacing_mm, np.float32),
-        'pixel_sha256': row.pixel_sha256,
-    }
-    declared, serializer = _serializer(channels, bits)
-    message = serializer.get_tf_example(declared.encode_example(example))
-    # Else the order of the features in the message is another in every process.
-    return placed, message.SerializeToString(deterministic=True)
+    return encode(placed, row.windows)
 
 
-@functools.cache
-def _serializer(channels: int, bits: int) -> tuple[Any, Any]:
-    declared = features(channels, bits)
-    info = declared.get_serialized_info()
-    return declared, example_serializer.ExampleSerializer(info)
+def _read_again(row: Row) -> Slice:
+    try:
+        image = next(iter(read(Path(row.file), row.frame)))
+    except UnreadableFile as error:
+        raise UserError(f'A raw file cannot be read any more: {error}') from error
+    if pixel_sha256(image.pixels) != row.pixel_sha256:
+        raise UserError(
+            f'The raw file {row.file} changed while it was being prepared. Start again.'
+        )
+    return image
 
 
-@functools.cache
-def _parser(channels: int, bits: int) -> Any:
-    info = features(channels, bits).get_serialized_info()
-    return example_parser.ExampleParserNp(info)
+def _message(row: Row, image: Encoded) -> bytes:
+    """Writes the features that `data/tfds_format.py` declares."""
+    return encode_example(
+        {
+            'image': image.png,
+            'window': np.array(image.window, np.float32),
+            'box': np.array(image.box, np.int32),
+            'label': np.array(row.label, np.int64),
+            'target': np.array(row.target, np.float32),
+            'group': row.group.encode(),
+            'position': np.array(row.position, np.float32),
+            'site': row.site.encode(),
+            'source': row.source.encode(),
+            'file_id': row.file_id.encode(),
+            'spacing': np.array(image.spacing_mm, np.float32),
+            'pixel_sha256': row.pixel_sha256.encode(),
+        }
+    )

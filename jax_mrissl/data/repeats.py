@@ -5,10 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jax_mrissl.data.inventory import RawFile
 from jax_mrissl.data.item import Item
+from jax_mrissl.data.spool import Spool
 from jax_mrissl.likeness.pairs import KINDS, Pictures, find_pairs
 
 DUPLICATE = 'pixels repeat another file'
@@ -17,21 +16,29 @@ TWIN = 'twin of another image'
 
 def drop_duplicates(items: list[Item], files: Sequence[RawFile]) -> list[Item]:
     """Keeps one of the images with equal pixels."""
-    by_pixels: dict[str, list[int]] = {}
+    first: dict[str, int] = {}
+    repeated: dict[str, list[int]] = {}
     for index, item in enumerate(items):
         if item.facts and not item.reason:
-            by_pixels.setdefault(item.facts.pixel_sha256, []).append(index)
-    return _keep_one(items, files, list(by_pixels.values()), DUPLICATE)
+            pixels = item.facts.pixel_sha256
+            before = first.setdefault(pixels, index)
+            if before != index:
+                repeated.setdefault(pixels, [before]).append(index)
+    return _keep_one(items, files, list(repeated.values()), DUPLICATE)
 
 
-def drop_twins(items: list[Item], files: Sequence[RawFile]) -> list[Item]:
+def drop_twins(items: list[Item], files: Sequence[RawFile], spool: Spool) -> list[Item]:
     """Keeps one of the images that are the same but for turns, size, tones or coding.
 
     Slices of one series are never twins, however alike: a scanner made them one by one.
     """
     rows = [i for i, item in enumerate(items) if item.facts and not item.reason]
+    if len(rows) < 2:
+        return items
     facts = [items[row].facts for row in rows]
-    small = np.stack([f.small for f in facts if f and f.small is not None])
+    small = spool.small_pictures(
+        (items[row].file, f.place) for row, f in zip(rows, facts, strict=True) if f
+    )
     pairs = find_pairs(Pictures(small, [f.pixel_sha256 for f in facts if f]))
     alike: dict[int, set[int]] = {}
     for a, b, kind in zip(pairs.first, pairs.second, pairs.kind, strict=True):

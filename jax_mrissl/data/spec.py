@@ -154,6 +154,19 @@ class Intensity:
                 'become the channels of the image.'
             )
 
+    def told_windows(
+        self, modality: str, window: tuple[float, float] | None
+    ) -> tuple[tuple[float, float], ...] | None:
+        """Gives the windows that a scan's own header decides; None: its series does.
+
+        Args:
+            modality: as DICOM has it.
+            window: the ends of the one that the file proposes, or None.
+        """
+        if window and modality in self.windowed:
+            return (window,)
+        return self.hounsfield_windows() if modality == 'CT' else None
+
     def hounsfield_windows(self) -> tuple[tuple[float, float], ...]:
         """Gives the lower and upper ends of the windows of CT."""
         pairs = (WINDOWS[name] for name in self.hounsfield)

@@ -2,7 +2,8 @@
 
 Each is a Python of its own that talks in lines of JSON, rather than one of
 `multiprocessing`: it never imports the caller's main module (and JAX with it), it ends
-when the caller is killed, because its input then ends, and nothing is unpickled.
+when the caller is killed, because its input then ends, and nothing is unpickled. It
+loads neither TFDS nor pydicom before a file needs it, and so is ready in half a second.
 
     python -m jax_mrissl.data.workers
 """
@@ -10,16 +11,17 @@ when the caller is killed, because its input then ends, and nothing is unpickled
 import contextlib
 import json
 import os
-import queue
 import select
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.inventory import file_sha256
 from jax_mrissl.data.records import write_shard
 from jax_mrissl.data.scan import scan_files
 
@@ -64,6 +66,10 @@ class Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Ends the process, whatever it is doing."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -133,7 +139,9 @@ def no_heir(job: Job, death: WorkerDied) -> tuple[Any, Job]:
 def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
     """Rejects the file that a scan died of, and goes on with those after it."""
     kind, arguments = job
+    path = Path(arguments['paths'][death.answers])
     answer = {
+        'sha256': file_sha256(path),
         'slices': [],
         'reason': 'crashes or stalls its reader',
         'detail': death.how,
@@ -142,80 +150,120 @@ def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
     return answer, (kind, rest)
 
 
-def perform(
-    jobs: Sequence[Job],
-    *,
-    workers: int,
-    on_answer: Callable[[int, Any], None],
-    heir: Heir = no_heir,
-) -> None:
-    """Does all jobs, in any order, on as many processes; with one, in this process.
+class _Over(Exception):
+    """There are no more jobs, or none is wanted any more."""
+
+
+class Crew:
+    """Worker processes that stay from one lot of jobs to the next; a context manager.
 
     Args:
-        jobs: what to do.
-        workers: the number of processes.
-        on_answer: called with the number of a job and an answer, by one thread at a
-            time.
-        heir: how to go on after a worker died.
-
-    Raises:
-        UserError, OSError: the first that a job raised; the others are not finished.
+        count: how many there are; with one, all is done in this process.
     """
-    if workers <= 1 or len(jobs) <= 1:
-        for number, (kind, arguments) in enumerate(jobs):
-            for answer in JOBS[kind](**arguments):
-                on_answer(number, answer)
-        return
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in range(len(jobs)):
-        waiting.put(number)
-    answered = threading.Lock()
-    errors: list[BaseException] = []
 
-    def answer_one(number: int, answer: Any) -> None:
-        if errors:  # another job failed, or the user stopped it all
-            raise queue.Empty
-        with answered:
-            on_answer(number, answer)
+    def __init__(self, count: int):
+        self._count = count
+        self._idle: list[Worker] = []
 
-    def work_until_death(held: list[tuple[int, Job]]) -> None:
-        with Worker() as worker:
-            while True:
-                if not held:
-                    number = waiting.get_nowait()
-                    held.append((number, jobs[number]))
-                number, job = held[0]
-                try:
-                    for answer in worker.answers(job):
-                        answer_one(number, answer)
-                except WorkerDied as death:
-                    answer, rest = heir(job, death)
-                    answer_one(number, answer)
-                    held[0] = number, rest
-                    return
-                held.clear()
+    def __enter__(self) -> 'Crew':
+        return self
 
-    def work() -> None:
-        held: list[tuple[int, Job]] = []
-        try:
-            while True:
-                work_until_death(held)
-        except queue.Empty:
+    def __exit__(self, *error: object) -> None:
+        while self._idle:
+            self._idle.pop().end()
+
+    def start(self) -> None:
+        """Starts the processes, so that they load while the caller does other work."""
+        while self._count > 1 and len(self._idle) < self._count:
+            self._idle.append(Worker())
+
+    def perform(
+        self,
+        jobs: Iterable[Job],
+        *,
+        on_answer: Callable[[int, Any], None],
+        heir: Heir = no_heir,
+    ) -> None:
+        """Does all jobs, in any order.
+
+        Args:
+            jobs: what to do; each is made when its turn comes, by one thread at a time.
+            on_answer: called with the number of a job and an answer, by one thread at
+                a time.
+            heir: how to go on after a worker died.
+
+        Raises:
+            UserError, OSError: the first that a job raised; the others are not
+                finished.
+        """
+        numbered = enumerate(jobs)
+        if self._count <= 1:
+            for number, (kind, arguments) in numbered:
+                for answer in JOBS[kind](**arguments):
+                    on_answer(number, answer)
             return
-        except BaseException as error:  # handed to the caller's thread, below
-            errors.append(error)
+        one_at_a_time = threading.Lock()
+        errors: list[BaseException] = []
 
-    threads = [threading.Thread(target=work) for _ in range(min(workers, len(jobs)))]
-    for thread in threads:
-        thread.start()
-    try:
+        def take() -> tuple[int, Job]:
+            with one_at_a_time:
+                job = next(numbered, None)
+            if job is None or errors:
+                raise _Over
+            return job
+
+        def answer_one(number: int, answer: Any) -> None:
+            if errors:  # another job failed, or the user stopped it all
+                raise _Over
+            with one_at_a_time:
+                on_answer(number, answer)
+
+        def work() -> None:
+            worker: Worker | None = None
+            at_rest = True
+            try:
+                number, job = take()
+                while True:
+                    worker = worker or self._hire()
+                    at_rest = False
+                    try:
+                        for answer in worker.answers(job):
+                            answer_one(number, answer)
+                    except WorkerDied as death:
+                        worker.end()
+                        worker = None
+                        answer, rest = heir(job, death)
+                        answer_one(number, answer)
+                        job = rest
+                        continue
+                    at_rest = True
+                    number, job = take()
+            except _Over:
+                pass
+            except BaseException as error:  # handed to the caller's thread, below
+                errors.append(error)
+            if worker and at_rest:
+                self._idle.append(worker)
+            elif worker:  # it would go on with its job
+                worker.end()
+
+        threads = [threading.Thread(target=work) for _ in range(self._count)]
         for thread in threads:
-            thread.join()
-    except BaseException as error:  # Ctrl-C: the threads stop at the next answer
-        errors.append(error)
-        raise
-    if errors:
-        raise errors[0]
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as error:  # Ctrl-C: the threads stop at the next answer
+            errors.append(error)
+            raise
+        if errors:
+            raise errors[0]
+
+    def _hire(self) -> Worker:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Worker()
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:

@@ -1,19 +1,24 @@
 """Reads any raw file: the reader is chosen by content, not by suffix."""
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from jax_mrissl.core.errors import UnreadableFile
-from jax_mrissl.readers import dicom, image, nifti, tiff
 from jax_mrissl.readers.slice import Reader, Slice
 
-KINDS: dict[str, Reader] = {
-    'JPEG': image.read,
-    'PNG': image.read,
-    'TIFF': tiff.read,
-    'DICOM': dicom.read,
-    'NIfTI': nifti.read,
+# Modules here whose `read` is the reader. They are imported by the first file of their
+# kind: pydicom and nibabel take a second to load, which a folder of JPEG need not pay.
+KINDS = {
+    'JPEG': 'image',
+    'PNG': 'image',
+    'TIFF': 'tiff',
+    'DICOM': 'dicom',
+    'NIfTI': 'nifti',
 }
+
+# How much of a file tells what it is: the header of NIfTI is the longest.
+_START = 352
 
 # Little and big endian, with offsets of 32 and of 64 bits.
 _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
@@ -37,7 +42,7 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
         UnreadableFile: whatever is wrong with the file; no other error.
     """
     try:
-        for image in KINDS[_kind(path)](path, frame):
+        for image in _reader(_kind(path))(path, frame):
             shape = image.pixels.shape
             if not (image.pixels.size and (len(shape) == 2 or shape[2:] == (3,))):
                 raise UnreadableFile(path, 'damaged', f'an image of shape {shape}')
@@ -57,11 +62,17 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
         raise UnreadableFile(path, 'damaged', repr(error)) from error
 
 
+def _reader(kind: str) -> Reader:
+    module = importlib.import_module(f'jax_mrissl.readers.{KINDS[kind]}')
+    reader: Reader = module.read
+    return reader
+
+
 def _kind(path: Path) -> str:
     if not path.is_file():  # a pipe or a device would block for ever
         raise UnreadableFile(path, 'not a file')
     with open(path, 'rb') as file:
-        start = file.read(nifti.START)
+        start = file.read(_START)
     if not start:
         raise UnreadableFile(path, 'empty file')
     if start.startswith(b'\xff\xd8\xff'):
@@ -73,6 +84,8 @@ def _kind(path: Path) -> str:
         return 'DICOM'
     if start.startswith(_TIFF):
         return 'TIFF'
+    from jax_mrissl.readers import nifti  # what is left may need it
+
     if nifti.header_of(path):
         raise UnreadableFile(path, nifti.PAIR)
     # Without its preamble a DICOM file begins with an element of group 2 or 8.

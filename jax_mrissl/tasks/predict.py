@@ -11,10 +11,10 @@ import numpy as np
 
 from jax_mrissl.core.progress import Progress
 from jax_mrissl.core.run_dir import write_atomically
+from jax_mrissl.data.canvas import Placed, shown
 from jax_mrissl.data.item import Item
 from jax_mrissl.data.pipeline import Resident
 from jax_mrissl.data.raw_images import RawImages, find_raw_images, stacked
-from jax_mrissl.data.records import Placed, shown
 from jax_mrissl.metrics.novelty import looks_of
 from jax_mrissl.tasks.fold_network import FoldNetwork
 from jax_mrissl.tasks.opened_run import OpenedArm, OpenedRun

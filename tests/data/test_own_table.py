@@ -11,7 +11,7 @@ from jax_mrissl.data.spec import PathPattern, TableColumns
 from jax_mrissl.data.table import read_table
 
 PATHS = ('a/1.png', 'a/2.png', 'b/2.png', 'b/Jörg.png')
-FILES = [RawFile('own', path, Path('/raw') / path) for path in PATHS]
+FILES = [RawFile('own', path, Path('/raw')) for path in PATHS]
 OWN = TableColumns()
 
 
@@ -84,7 +84,7 @@ def test_other_encodings_are_told(tmp_path):
 
 
 SESSIONS = [
-    RawFile('own', path, Path('/raw') / path)
+    RawFile('own', path, Path('/raw'))
     for path in ('OAS1_0001_MR1_1.png', 'OAS1_0001_MR1_2.png', 'OAS1_0002_MR1.nii')
 ]
 BY_SESSION = TableColumns(

@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data import records, workers
+from jax_mrissl.data.canvas import place
 from jax_mrissl.data.own import OwnFolder
 from jax_mrissl.data.preparation import prepare_dataset
-from jax_mrissl.data.records import place
 from jax_mrissl.data.spec import FolderLevel, NeighbouringSlices, PathPattern
 from jax_mrissl.readers.image import decode_png
 from jax_mrissl.readers.slice import Slice, pixel_sha256
@@ -195,7 +195,7 @@ def test_a_disk_that_fills_while_writing_is_said(tmp_path, monkeypatch):
 
 
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr('jax_mrissl.data.preparation._free_mb', lambda home: 0.001)
+    monkeypatch.setattr('jax_mrissl.data.making.free_mb', lambda home: 0.001)
     with pytest.raises(UserError, match='is full'):
         prepare(write_set(tmp_path / 'raw'), tmp_path / 'data')
     assert not list((tmp_path / 'data').rglob('*array_record*'))
@@ -204,6 +204,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
 KILLED = """
 import sys, time
 from jax_mrissl.data import records, workers
+from jax_mrissl.data.canvas import place
 from jax_mrissl.data.preparation import prepare_dataset
 from jax_mrissl.data.own import OwnFolder
 from jax_mrissl.data.spec import PathPattern
@@ -525,17 +526,14 @@ def test_a_file_that_crashes_its_reader_costs_only_itself(monkeypatch):
     class Fragile:
         """Stands for a process that dies of the files named so."""
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
+        def end(self):
             pass
 
         def answers(self, job):
             for count, path in enumerate(job[1]['paths']):
                 if path == 'deadly':
                     raise workers.WorkerDied(count, 'it ended with code -11')
-                yield {'slices': [], 'reason': path, 'detail': ''}
+                yield {'sha256': '', 'slices': [], 'reason': path, 'detail': ''}
 
     monkeypatch.setattr(workers, 'Worker', Fragile)
     jobs = [
@@ -543,12 +541,12 @@ def test_a_file_that_crashes_its_reader_costs_only_itself(monkeypatch):
         ('scan', {'paths': ['d']}),
     ]
     found = [[], []]
-    workers.perform(
-        jobs,
-        workers=2,
-        on_answer=lambda job, answer: found[job].append(answer['reason']),
-        heir=workers.skip_file,
-    )
+    with workers.Crew(2) as crew:
+        crew.perform(
+            jobs,
+            on_answer=lambda job, answer: found[job].append(answer['reason']),
+            heir=workers.skip_file,
+        )
     crash = 'crashes or stalls its reader'
     assert found == [['a', crash, 'b', crash, crash, 'c', crash], ['d']]
 
@@ -564,11 +562,12 @@ def test_a_worker_that_dies_or_stalls_is_noticed():
             list(worker.answers(('scan', {'paths': ['a']})))
 
 
-def test_a_worker_ends_with_its_caller_and_loads_neither_jax_nor_tensorflow(tmp_path):
+def test_a_worker_ends_with_its_caller_and_loads_nothing_heavy(tmp_path):
     script = (
         'import sys\n'
         'import jax_mrissl.data.workers\n'
-        'print(sorted({"jax", "tensorflow"} & set(sys.modules)))'
+        'heavy = {"jax", "tensorflow", "tensorflow_datasets", "pydicom", "nibabel"}\n'
+        'print(sorted(heavy & set(sys.modules)))'
     )
     done = subprocess.run(
         [sys.executable, '-c', script], capture_output=True, text=True, check=True

@@ -12,7 +12,16 @@ from jax_mrissl.data.item import Item
 from jax_mrissl.data.preparation import prepare_dataset
 from jax_mrissl.data.prepared import open_prepared
 from jax_mrissl.data.repeats import TWIN, drop_twins
-from jax_mrissl.data.scan import from_json, scan_files
+from jax_mrissl.data.scan import Storage, from_json, scan_files
+from jax_mrissl.data.spec import Intensity
+from jax_mrissl.data.spool import Spool
+
+
+def scan(paths, spool, *, small):
+    """Gives the arguments of `scan_files` for a spool's first job."""
+    intensity = Intensity()
+    stored = Storage(80, 8, 1, intensity, small=small, keep_free=0)
+    return list(map(str, paths)), str(spool.path(0)), dataclasses.asdict(stored)
 
 
 def test_a_merged_set_keeps_one_of_each_twin(tmp_path):
@@ -41,15 +50,16 @@ def test_slices_of_one_series_are_never_twins(tmp_path):
     picture = textures(1, seed=0)[0]
     write_pngs(tmp_path, {'a.png': picture, 'b.png': picture + 1, 'c.png': picture + 2})
     paths = [tmp_path / f'{name}.png' for name in 'abc']
-    files = [RawFile(source='s', path=path.name, file=path) for path in paths]
-    scanned = [from_json(x) for x in scan_files([str(p) for p in paths], small=True)]
+    files = [RawFile(source='s', path=path.name, folder=tmp_path) for path in paths]
+    spool = Spool(tmp_path / 'spool')
+    scanned = [from_json(x) for x in scan_files(*scan(paths, spool, small=True))]
 
     def reasons(series):
         items = [
             Item(str(i), i, dataclasses.replace(file.slices[0], series=name))
             for i, (file, name) in enumerate(zip(scanned, series, strict=True))
         ]
-        return [item.reason for item in drop_twins(items, files)]
+        return [item.reason for item in drop_twins(items, files, spool)]
 
     assert reasons(['', '', '']) == ['', TWIN, TWIN]
     assert reasons(['1', '1', '1']) == ['', '', '']
@@ -59,7 +69,8 @@ def test_slices_of_one_series_are_never_twins(tmp_path):
 def test_small_pictures_are_made_only_where_they_are_asked_for(tmp_path):
     write_pngs(tmp_path, {'a.png': textures(1, seed=0)[0]})
     for small in (False, True):
-        [answer] = scan_files([str(tmp_path / 'a.png')], small=small)
+        spool = Spool(tmp_path / f'spool {small}')
+        [answer] = scan_files(*scan([tmp_path / 'a.png'], spool, small=small))
         [facts] = from_json(answer).slices
-        assert (facts.small is not None) == small
-    assert facts.small is not None and facts.small.shape == (64, 64)
+        found = spool.small_pictures([(0, facts.place)])
+        assert found.shape == (int(small), 64, 64)

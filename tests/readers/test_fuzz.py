@@ -1,6 +1,7 @@
 """Damaged files of every format: each ends as an image or as a reason, and soon."""
 
 import collections
+import dataclasses
 import gzip
 import io
 
@@ -19,8 +20,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from jax_mrissl.data.scan import from_json
-from jax_mrissl.data.workers import perform, skip_file
+from jax_mrissl.data.scan import Storage, from_json
+from jax_mrissl.data.spec import Intensity
+from jax_mrissl.data.workers import Crew, skip_file
 
 # What a damaged image may be called; a worker that died of one is none of these.
 REASONS = {
@@ -128,6 +130,16 @@ def mutant(rng, data):
     return bytes(damaged)
 
 
+STORAGE = Storage(
+    canvas=32,
+    bits=8,
+    channels='as found',
+    intensity=Intensity(),
+    small=True,
+    keep_free=0,
+)
+
+
 @pytest.mark.parametrize('count', [40, pytest.param(800, marks=pytest.mark.slow)])
 def test_a_damaged_file_ends_as_an_image_or_as_a_reason(tmp_path, count):
     """`count` mutants of each format; printed with -s."""
@@ -140,15 +152,19 @@ def test_a_damaged_file_ends_as_an_image_or_as_a_reason(tmp_path, count):
         ]
         for path, content in zip(paths, data + seeds, strict=True):
             path.write_bytes(content)
-        jobs.append(('scan', {'paths': list(map(str, paths)), 'small': False}))
+        scan = {
+            'paths': list(map(str, paths)),
+            'spool': str(tmp_path / f'{kind}.spool'),
+        }
+        jobs.append(('scan', {**scan, 'storage': dataclasses.asdict(STORAGE)}))
         expected[kind] = len(paths)
     found = [[] for _ in jobs]
-    perform(
-        jobs,
-        workers=2,
-        on_answer=lambda job, answer: found[job].append(from_json(answer)),
-        heir=skip_file,
-    )
+    with Crew(2) as crew:
+        crew.perform(
+            jobs,
+            on_answer=lambda job, answer: found[job].append(from_json(answer)),
+            heir=skip_file,
+        )
     images = 0
     for (kind, seeds), facts in zip(SEEDS.items(), found, strict=True):
         assert len(facts) == expected[kind]
