@@ -59,7 +59,7 @@ def test_the_page_shows_the_runs_numbers(run):
     assert COMMAND in text and 'SIMULATED' in text
     assert 'Research use; not a medical device.' in text
     addresses = [read_json(p)['address'] for p in workdir.glob('stages/*/stage.json')]
-    assert len(addresses) == 5 and all(address in text for address in addresses)
+    assert len(addresses) == 6 and all(address in text for address in addresses)
 
 
 def test_the_page_says_nothing_of_files(run, cohort):
