@@ -2,9 +2,14 @@
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
 
 Array = np.ndarray
+
+# Where the ventricles are, as parts of height and width; what is dark there, of 255.
+_MIDDLE_ROWS = (40 / 208, 170 / 208)
+_MIDDLE_COLUMNS = (40 / 176, 140 / 176)
+_DARK = 60
 
 
 def class_prior(labels: Array, classes: int) -> Array:
@@ -31,62 +36,53 @@ def under_trained(training_log_loss: float, prior_log_loss: float) -> bool:
     return not training_log_loss < prior_log_loss
 
 
-def dark_pixel_share(
-    images: Array,
-    *,
-    threshold: float = 60,
-    rows: tuple[int, int] = (40, 170),
-    columns: tuple[int, int] = (40, 140),
-) -> Array:
+def dark_pixel_share(images: Array, boxes: Array) -> Array:
     """Gives the share of dark pixels in the middle of each image, float64 [n].
 
-    Ventricles and sulci are dark, so it stands for atrophy. The defaults are for the
-    Kaggle Alzheimer set's images of 208 x 176 pixels.
+    Ventricles and sulci are dark, so it stands for atrophy. The middle is given as
+    parts of the image's valid box; on the Kaggle Alzheimer set, of 208 x 176 pixels,
+    it is rows 40-169 and columns 40-139.
 
     Args:
-        images: [n, H, W], gray.
-        threshold: pixels below it are dark.
-        rows, columns: the first that counts, and the first that does no more.
+        images: uint8 [n, H, W], gray, as eyes see them.
+        boxes: int [n, 4]: top, left, height, width of the valid part.
     """
-    middle = images[:, slice(*rows), slice(*columns)]
-    return (middle < threshold).mean(axis=(1, 2))
+    found = np.empty(len(images))
+    for index, (image, (top, left, height, width)) in enumerate(
+        zip(images, boxes, strict=True)
+    ):
+        rows = [top + round(height * part) for part in _MIDDLE_ROWS]
+        columns = [left + round(width * part) for part in _MIDDLE_COLUMNS]
+        found[index] = (image[slice(*rows), slice(*columns)] < _DARK).mean()
+    return found
 
 
-def pca_baseline(
-    train: Array,
-    train_labels: Array,
-    test: Array,
-    *,
-    classes: int,
-    components: int = 40,
-    seed: int = 0,
-) -> Array:
-    """Learns classes from pixels by principal components and logistic regression.
+def pixel_components(pixels: Array, train: Array, *, components: int = 40) -> Array:
+    """Gives scores on the principal components of the training rows' pixels.
 
     Args:
-        train: [n, ...], small images; they are flattened.
-        train_labels: int [n], in 0 … K-1.
-        test: [m, ...].
-        classes: K.
-        components: how many principal components; fewer where there are fewer rows
-            or pixels.
-        seed: of the randomised decomposition.
+        pixels: [n, P].
+        train: int [k], the rows that the components are of.
+        components: how many; fewer where there are fewer training rows or pixels.
 
-    Returns:
-        float64 [m, K], probabilities; 0 for a class that is not in training.
+    Returns: float64 [n, C].
     """
-    pixels = train.reshape(len(train), -1).astype(np.float64)
-    held = test.reshape(len(test), -1).astype(np.float64)
-    count = min(components, *pixels.shape)
-    pca = PCA(count, svd_solver='randomized', random_state=seed).fit(pixels)
-    scores, held_scores = pca.transform(pixels), pca.transform(held)
-    scale = scores.std(0)
-    # Components of no variance would be rounding, blown up.
-    kept = scale > 1e-9 * scale.max(initial=0)
-    model = LogisticRegression(max_iter=2000)
-    model.fit(scores[:, kept] / scale[kept], train_labels)
-    probabilities = np.zeros((len(held), classes))
-    probabilities[:, model.classes_] = model.predict_proba(
-        held_scores[:, kept] / scale[kept]
-    )
-    return probabilities
+    own = pixels[train].astype(np.float64)
+    count = min(components, *own.shape)
+    # The seed is that of the randomised decomposition.
+    pca = PCA(count, svd_solver='randomized', random_state=0)
+    return pca.fit(own).transform(pixels.astype(np.float64))
+
+
+def nearest_row(pixels: Array, train: Array, rows: Array) -> Array:
+    """Gives the training row nearest to each of some rows, int [len(rows)].
+
+    Args:
+        pixels: [n, P]; distances are Euclidean.
+        train: int [k], rows to be found.
+        rows: int [m], rows to find them for.
+    """
+    found = NearestNeighbors(n_neighbors=1, algorithm='brute')
+    found.fit(pixels[train].astype(np.float32))
+    nearest = found.kneighbors(pixels[rows].astype(np.float32), return_distance=False)
+    return train[nearest[:, 0]]

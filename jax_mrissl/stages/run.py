@@ -1,6 +1,7 @@
 """Runs an experiment: the stages that are missing, in order; then its table."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
+from jax_mrissl.tasks.controls import baseline_arms, controls_identity, run_controls
 from jax_mrissl.tasks.evaluate import evaluate
 from jax_mrissl.tasks.finetune import Finetuner
 from jax_mrissl.tasks.from_config import Experiment, PretrainPlan
@@ -104,6 +106,11 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
             jobs.append(_Job(stage, run, what))
             arms.append((name, mode, stage, begin))
 
+    controls = Stage('controls', controls_identity(plan, data))
+    jobs.append(
+        _Job(controls, functools.partial(run_controls, data), 'Baselines and controls')
+    )
+
     waiting = [job for job in jobs if not store.is_done(job.stage)]
     if not waiting:
         logging.info('All %d stages of this experiment are done.', len(jobs))
@@ -114,7 +121,7 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
         logging.info('%s: done.', job.what)
     found = [Arm(name, mode, store.folder(stage)) for name, mode, stage, _ in arms]
     table = evaluate(
-        found,
+        [*found, *baseline_arms(data, store.folder(controls))],
         {
             arm.folder: store.facts(stage)['folds']
             for arm, (_, _, stage, _) in zip(found, arms, strict=True)
@@ -140,6 +147,7 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
                 store.folder(job.stage) for job in jobs if job.stage.kind == 'pretrain'
             ),
             arms=tuple(found),
+            controls_folder=store.folder(controls),
             command=command,
         ),
         workdir,

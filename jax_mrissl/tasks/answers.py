@@ -65,6 +65,8 @@ class Answers(Protocol):
         held_outputs: np.ndarray,
         test: np.ndarray,
         test_outputs: np.ndarray,
+        *,
+        temperature: float | None = None,
     ) -> Mapping[str, np.ndarray]:
         """Gives the columns of predictions that belong to this kind of task."""
 
@@ -146,12 +148,15 @@ class ClassAnswers:
         held_outputs: np.ndarray,
         test: np.ndarray,
         test_outputs: np.ndarray,
+        *,
+        temperature: float | None = None,
     ) -> Mapping[str, np.ndarray]:
         """Gives logits, calibrated probabilities, and numbers where classes have any.
 
-        The temperature is fitted to the validation rows.
+        `temperature`: what logits are divided by; None: it is fitted to validation.
         """
-        temperature = fit_temperature(held_outputs, self.data.labels[held])
+        if temperature is None:
+            temperature = fit_temperature(held_outputs, self.data.labels[held])
         probabilities = softmax(test_outputs / temperature)
         found: dict[str, Any] = {
             'logits': test_outputs,
@@ -248,8 +253,11 @@ class NumberAnswers:
         held_outputs: np.ndarray,
         test: np.ndarray,
         test_outputs: np.ndarray,
+        *,
+        temperature: float | None = None,
     ) -> Mapping[str, np.ndarray]:
         """Gives the numbers, told and true."""
+        del temperature
         return {
             'targets': self.data.targets[test],
             'predictions': test_outputs[:, 0],

@@ -21,7 +21,13 @@ details
 comparisons
     arms minus the untrained one of their mode: `Comparison.to_json`.
 detection
-    the first class against all others: what is `positive`, and its `prevalence`.
+    the first class against all others: what is `positive`, and the `prevalence` behind
+    predictive values, null where it is the sample's.
+subgroups
+    results by subject among ages, sexes and sites: `Subgroup.to_json`; where `absent`
+    says why not, there are none.
+adjustments
+    what arms add to age, sex and brain volume: `Adjustment.to_json`.
 """
 
 import math
@@ -37,12 +43,14 @@ from jax_mrissl.data.splits import write_folds
 from jax_mrissl.metrics.classification import by_subject
 from jax_mrissl.metrics.curves import curves_json
 from jax_mrissl.report.table import results_markdown, results_table
+from jax_mrissl.tasks.adjustments import adjustment_texts, adjustments
 from jax_mrissl.tasks.comparisons import compare
 from jax_mrissl.tasks.foot import foot
 from jax_mrissl.tasks.from_config import Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import UNITS, Measured, measure, prior_rows, result_rows
 from jax_mrissl.tasks.pooling import Arm
+from jax_mrissl.tasks.subgroups import subgroups
 
 _ORDER = {'baseline': 0, 'arm': 1, 'control': 2}
 
@@ -85,6 +93,7 @@ def evaluate(
     for one in measured:
         rows += result_rows(one, data)
     comparisons = compare(measured)
+    beyond = adjustments(measured, data)
     write_folds(workdir / 'folds.json', data.folds)
     content = {
         'experiment': experiment.name,
@@ -103,6 +112,10 @@ def evaluate(
         'details': [_details(one, facts, data) for one in measured],
         'comparisons': [comparison.to_json() for comparison in comparisons],
         'detection': _detection(data, plan.prevalence),
+        'subgroups': [
+            group.to_json() for group in subgroups(measured, data, plan, seed=seed)
+        ],
+        'adjustments': [one.to_json() for one in beyond],
     }
     write_json(workdir / 'metrics.json', _plain(content))
     title = (
@@ -113,6 +126,7 @@ def evaluate(
         title = f'{experiment.name}: {plan.task} on {data.prepared.card["title"]}'
     sentences = [
         *(comparison.text(simulated=simulated) for comparison in comparisons),
+        *adjustment_texts(beyond, measured, simulated=simulated),
         *foot(
             rows,
             data,

@@ -56,6 +56,7 @@ class FinishedRun:
         pretraining: the datasets of the chain, in its order.
         pretrain_folders: the folders of its stages.
         arms: what was finetuned.
+        controls_folder: of the stage of baselines and controls.
         command: what repeats the run; '': not known.
     """
 
@@ -64,6 +65,7 @@ class FinishedRun:
     pretraining: tuple[PreparedSet, ...]
     pretrain_folders: tuple[Path, ...]
     arms: tuple[Arm, ...]
+    controls_folder: Path
     command: str = ''
 
 
@@ -330,6 +332,7 @@ def _stages(run: FinishedRun) -> list[StageFacts]:
         found.append(_stage(f'pretraining on {prepared.card["title"]}', folder, ''))
     for arm in run.arms:
         found.append(_stage(f'finetuning: {arm.label}', arm.folder, arm.label))
+    found.append(_stage('baselines and controls', run.controls_folder, ''))
     return found
 
 

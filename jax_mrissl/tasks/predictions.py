@@ -26,6 +26,7 @@ def write_predictions(
     test: np.ndarray,
     test_outputs: np.ndarray,
     *,
+    temperature: float | None = None,
     scores: np.ndarray | None = None,
 ) -> None:
     """Writes what is told of the tested rows, and of the validation rows.
@@ -35,10 +36,13 @@ def write_predictions(
         data: the labelled images.
         held, test: rows of the data, int [k].
         held_outputs, test_outputs: what `Answers` makes of a network, [k, K].
+        temperature: of classes, what logits are divided by; None: it is fitted to
+            validation.
         scores: float [n], of all rows of the data; None: the arm is no single number.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    columns = dict(answers(data).columns(held, held_outputs, test, test_outputs))
+    told = (held, held_outputs, test, test_outputs)
+    columns = dict(answers(data).columns(*told, temperature=temperature))
     if scores is not None:
         columns['scores'] = scores[test]
     np.savez(

@@ -5,10 +5,11 @@ from jax_mrissl.metrics.baselines import (
     class_prior,
     class_prior_log_loss,
     dark_pixel_share,
-    pca_baseline,
+    nearest_row,
+    pixel_components,
     under_trained,
 )
-from jax_mrissl.metrics.classification import accuracy, log_loss
+from jax_mrissl.metrics.classification import log_loss
 
 
 @pytest.mark.parametrize(
@@ -45,32 +46,39 @@ def test_training_has_to_end_below_the_prior():
     assert under_trained(float('nan'), 1.0353)
 
 
-def test_dark_pixels_are_counted_inside_the_box():
+def test_dark_pixels_are_counted_inside_the_middle_of_the_box():
+    """On the Kaggle set's 208 x 176 pixels: rows 40-169, columns 40-139."""
     images = np.full((2, 208, 176), 60, np.uint8)
-    images[1, 40:105, 40:140] = 59  # the upper half of the box
+    images[1, 40:105, 40:140] = 59  # the upper half of the middle
     images[:, :40] = images[:, 170:] = 0
     images[:, :, :40] = images[:, :, 140:] = 0
-    np.testing.assert_allclose(dark_pixel_share(images), [0.0, 0.5])
+    boxes = np.array([[0, 0, 208, 176]] * 2)
+    np.testing.assert_allclose(dark_pixel_share(images, boxes), [0.0, 0.5])
+    # The same in a corner of a larger canvas.
+    larger = np.zeros((2, 230, 200), np.uint8)
+    larger[:, 22:, 24:] = images
+    boxes = np.array([[22, 24, 208, 176]] * 2)
+    np.testing.assert_allclose(dark_pixel_share(larger, boxes), [0.0, 0.5])
 
 
-def test_pca_finds_a_pattern_in_pixels():
+def test_components_are_those_of_the_training_rows():
+    """Against an exact decomposition; directions have no sign."""
     rng = np.random.default_rng(0)
-    labels = np.arange(120) % 3
-    images = 40 * rng.random((120, 12, 10))
-    for label in range(3):
-        images[labels == label, :, 3 * label] += 60
-    p = pca_baseline(images[:60], labels[:60], images[60:], classes=4, components=10)
-    np.testing.assert_allclose(p.sum(1), 1.0)
-    assert (p[:, 3] == 0).all()  # not in training
-    assert accuracy(p, labels[60:]) > 0.95
-    shuffled = pca_baseline(
-        rng.permutation(images[:60]), labels[:60], images[60:], classes=3
-    )
-    assert accuracy(shuffled, labels[60:]) < 0.7
+    pixels = rng.normal(size=(50, 12)) * np.arange(12, 0, -1) ** 2
+    train = np.arange(30)
+    found = pixel_components(pixels, train, components=3)
+    mean = pixels[train].mean(0)
+    _, _, axes = np.linalg.svd(pixels[train] - mean, full_matrices=False)
+    expected = (pixels - mean) @ axes[:3].T
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-6, atol=1e-6)
 
 
-def test_pca_of_fewer_rows_than_components():
-    rng = np.random.default_rng(0)
-    images = rng.random((6, 4, 4))
-    p = pca_baseline(images, np.array([0, 1] * 3), images, classes=2)
-    assert np.isfinite(p).all()
+def test_components_of_fewer_rows_than_asked_for():
+    pixels = np.random.default_rng(0).random((9, 16))
+    assert pixel_components(pixels, np.arange(6)).shape == (9, 6)
+
+
+def test_the_nearest_row_is_a_training_row():
+    pixels = np.array([[0, 0], [9, 9], [1, 1], [8, 8], [0, 1]], np.uint8)
+    found = nearest_row(pixels, np.array([1, 2]), np.array([0, 3, 4]))
+    assert found.tolist() == [2, 1, 2]

@@ -8,6 +8,7 @@ from sklearn.metrics import r2_score
 
 from jax_mrissl.audit.overlap import Overlap
 from jax_mrissl.configs.base import get_config
+from jax_mrissl.data.covariates import Covariates
 from jax_mrissl.data.labels import LabelTask
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.data.splits import folds
@@ -481,3 +482,57 @@ class TestNumbers:
         assert ('under-trained' in words) == (share > 1)
         found = study.result(study.arms[0], 'subject')
         assert found['training_error_share'] == pytest.approx(share)
+
+
+def test_subgroups_are_measured_alone_or_said_to_be_too_small(tmp_path, monkeypatch):
+    monkeypatch.setattr('jax_mrissl.tasks.subgroups.FEWEST', 8)
+    monkeypatch.setattr('jax_mrissl.tasks.adjustments.FEWEST', 8)
+    data = labelled()
+    _, first, member = np.unique(
+        data.prepared.groups, return_index=True, return_inverse=True
+    )
+    labels = data.labels[first]
+    # The young are all of the first class; four subjects are very old; one unknown.
+    ages = np.where(labels == 0, 50.0, 65.0)
+    ages[np.flatnonzero(labels == 0)[5:]] = 62
+    ages[np.flatnonzero(labels == 2)[:4]] = 85
+    ages[-1] = np.nan
+    sex = np.arange(27) % 2
+    values = {'age': ages[member], 'sex': sex[member].astype(float)}
+    covariates = Covariates(values, {'sex': ('F', 'M')}, 'id', len(member))
+    study = Study(tmp_path, data=dataclasses.replace(data, covariates=covariates))
+    words = study.run()
+    found = {group['name']: group for group in study.stored['subgroups']}
+    ages = ['under 60', '60 and over', '60 to 69', '80 and over']
+    assert list(found) == [*ages, 'F', 'M']
+    assert found['under 60']['absent'] == 'fewer than 8 subjects'
+    assert found['80 and over']['subjects'] == 4 and not found['80 and over']['arms']
+    women = sex[member] == 0
+    arm = study.arms[0]
+    subjects = by_subject(
+        study.pooled[arm][women], data.labels[women], data.prepared.groups[women]
+    )
+    own = found['F']['arms'][0]
+    assert (own['arm'], found['F']['subjects']) == ('pretrained', len(subjects.ids))
+    assert own['log_loss']['value'] == pytest.approx(
+        log_loss(subjects.probabilities, subjects.labels)
+    )
+    assert own['binary_auroc']['low'] <= own['binary_auroc']['high']
+    # Whose age is unknown is left out of the adjustment.
+    adjusted = study.stored['adjustments']
+    assert [(a['arm'], a['subjects']) for a in adjusted] == [
+        ('pretrained', 26),
+        (UNTRAINED, 26),
+    ]
+    assert 'linear, beyond age and sex: odds ratio' in words
+
+
+def test_a_group_of_one_class_is_said_to_be_so(tmp_path, monkeypatch):
+    monkeypatch.setattr('jax_mrissl.tasks.subgroups.FEWEST', 8)
+    data = labelled()
+    ages = np.where(data.labels == 0, 50.0, 65.0)
+    covariates = Covariates({'age': ages}, {}, 'id', len(ages))
+    study = Study(tmp_path, data=dataclasses.replace(data, covariates=covariates))
+    study.run()
+    [young] = [g for g in study.stored['subgroups'] if g['name'] == 'under 60']
+    assert young['absent'] == 'all of one class: none' and young['subjects'] == 12
