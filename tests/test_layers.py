@@ -17,6 +17,7 @@ LAYERS = {
     'likeness': 1,
     'data': 2,
     'objectives': 2,
+    'saliency': 2,
     'train': 3,
     'audit': 3,
     'tasks': 4,

@@ -10,8 +10,10 @@ from scipy import linalg
 Array = np.ndarray
 Cause = Literal['features', 'looks']
 
-# Of the images of held-out subjects, as many are within the threshold.
+# Of the images of held-out subjects, at least as many are within the threshold.
 _WITHIN = 0.98
+# Interquartile ranges beyond the upper quartile: what Tukey calls far out.
+_FAR_OUT = 3.0
 # More directions than these would be fitted to single subjects.
 _MOST_DIRECTIONS = 64
 # Rows of training for each direction, at least: neighbouring slices are no strangers.
@@ -59,6 +61,8 @@ class Cloud:
         mean, scale = rows.mean(0), np.maximum(rows.std(0), least_scale)
         centred = (rows - mean) / scale
         covariance = centred.T @ centred / len(rows)
+        # What varies less than it is scaled by is given the variance that it lacks.
+        np.fill_diagonal(covariance, 1.0)
         size = len(mean)
         count = min(_MOST_DIRECTIONS, len(rows) // _ROWS_PER_DIRECTION, size - 1)
         variances, directions = np.zeros(0), np.zeros((size, 0))
@@ -85,17 +89,23 @@ class Novelty:
 
     An image is unlike where a network's features of it lie apart, or its plain looks
     do: a network that was trained to tell its classes may well map a radiograph on
-    one of them. Each distance is divided by what held-out subjects reach, and the
-    larger of the two by what they reach again.
+    one of them. Each distance is divided by where held-out subjects are far out: three
+    interquartile ranges of its logarithm beyond the upper quartile, or the 98th
+    percentile where that is more. A stricter threshold would call every slice unlike
+    that lies a centimetre beside the trained ones; other organs are far beyond this.
+
+    Source of the rule: Tukey 1977, Exploratory data analysis, 2D.
 
     Attributes:
         features, looks: the clouds.
-        reach: float64 [3], the thresholds: of features, of looks, of both.
+        reach: float64 [2], the thresholds of features and looks.
+        held_share: of the images of held-out subjects, how many are called unlike.
     """
 
     features: Cloud
     looks: Cloud
     reach: Array
+    held_share: float
 
     @classmethod
     def fit(
@@ -120,20 +130,19 @@ class Novelty:
                 clouds[1].distances(held_looks),
             ]
         )
-        reach = np.maximum(np.quantile(held, _WITHIN, axis=1), 1e-6)
-        both = np.quantile((held / reach[:, None]).max(0), _WITHIN)
-        return cls(*clouds, np.array([*reach, max(both, 1e-6)]))
+        reach = np.array([_far_out(row) for row in held])
+        return cls(*clouds, reach, float((held > reach[:, None]).any(0).mean()))
 
     def scores(self, features: Array, looks: Array) -> Array:
         """Gives float64 [n, 2], of features and of looks: above 1 is unlike."""
         found = np.stack(
             [self.features.distances(features), self.looks.distances(looks)], axis=1
         )
-        return found / self.reach[:2] / self.reach[2]
+        return found / self.reach
 
     def to_arrays(self) -> dict[str, Array]:
         """Gives it as named arrays, for a file."""
-        found = {'reach': self.reach}
+        found = {'reach': self.reach, 'held_share': np.array(self.held_share)}
         for name, cloud in (('features', self.features), ('looks', self.looks)):
             for field, value in vars(cloud).items():
                 # Half the size; a distance of 1 changes by 1e-6.
@@ -149,7 +158,15 @@ class Novelty:
                 Cloud(*(stored[f'{of}_{name}'].astype(np.float64) for name in names))
                 for of in ('features', 'looks')
             )
-            return cls(features, looks, stored['reach'])
+            share = float(stored['held_share'])
+            return cls(features, looks, stored['reach'], share)
+
+
+def _far_out(distances: Array) -> float:
+    logs = np.log(np.maximum(distances, 1e-6))
+    low, high = np.quantile(logs, [0.25, 0.75])
+    fence = float(np.exp(high + _FAR_OUT * (high - low)))
+    return max(fence, float(np.quantile(distances, _WITHIN)), 1e-6)
 
 
 def looks_of(image: Array, box: Array) -> Array:

@@ -137,7 +137,7 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
         OpenedArm(name, mode, store.folder(stage), begin.start(store))
         for name, mode, stage, begin in arms
     ]
-    write_training_facts(write_arms(experiment, data, opened, workdir), data)
+    write_training_facts(write_arms(experiment, data, opened, workdir), data, whole)
     write_page(
         FinishedRun(
             experiment=experiment,

@@ -21,7 +21,7 @@ from jax_mrissl.tasks.opened_run import OpenedArm, OpenedRun
 
 # Read, decoded and embedded at once: little memory, and no time lost to the dispatch.
 _BLOCK = 256
-_CAUSES = ('features', 'looks')
+CAUSES = ('features', 'looks')
 # Why an image counts as unlike, for people.
 CAUSE_WORDS = {
     '': '',
@@ -40,7 +40,8 @@ class ImagePrediction:
         subject: a hash of who is on it.
         answer: calibrated probabilities of the classes, or the number alone; the mean
             over the folds.
-        unlikeness: how unlike the training images it is; above 1: unlike.
+        unlikeness: how unlike the training images its features and its looks are;
+            above 1: unlike.
         cause: what is unlike: 'features', 'looks' or ''.
         trained_on: how many folds trained on it or chose by it. Their networks have
             no say in `answer`, unless it is all of them.
@@ -50,7 +51,7 @@ class ImagePrediction:
     frame: int
     subject: str
     answer: tuple[float, ...]
-    unlikeness: float
+    unlikeness: tuple[float, float]
     cause: str
     trained_on: int
 
@@ -87,6 +88,8 @@ class Predictions:
 
     Attributes:
         arm: whose networks say it.
+        held_share: of the images of held-out training subjects, how many are called
+            unlike.
         names: of the columns of `answer`: classes, or 'number'.
         folds: how many networks were asked.
         images, subjects: in the order of paths.
@@ -95,6 +98,7 @@ class Predictions:
     """
 
     arm: OpenedArm
+    held_share: float
     names: tuple[str, ...]
     folds: int
     images: tuple[ImagePrediction, ...]
@@ -167,6 +171,7 @@ def predict(
     names = ('number',) if run.task.kind == 'regression' else run.task.classes
     return Predictions(
         arm=chosen,
+        held_share=float(np.mean([n.novelty.held_share for n in networks])),
         names=names,
         folds=len(networks),
         images=tuple(images),
@@ -255,8 +260,8 @@ def _judge(
             frame=0,
             subject='',
             answer=tuple(map(float, answer[row])),
-            unlikeness=float(score[row].max()),
-            cause=_CAUSES[worst[row]] if score[row].max() > 1 else '',
+            unlikeness=(float(score[row, 0]), float(score[row, 1])),
+            cause=CAUSES[worst[row]] if score[row].max() > 1 else '',
             trained_on=int(trained[:, row].sum()),
         )
         for row in range(len(sha256))
@@ -292,13 +297,14 @@ def write_tables(found: Predictions, out: Path) -> None:
         out / 'files.csv',
         [
             *('path', 'image', 'subject', *found.names, *told),
-            *('unlike', 'unlikeness', 'unlike_by', 'folds_trained_on_it'),
+            *('unlike', *(f'unlikeness_of_{cause}' for cause in CAUSES)),
+            'folds_trained_on_it',
         ],
         [
             [
                 *(i.path, i.frame, i.subject, *map(_number, i.answer)),
                 *(() if found.is_number else (found.told(i.answer),)),
-                *(int(bool(i.cause)), _number(i.unlikeness), i.cause, i.trained_on),
+                *(int(bool(i.cause)), *map(_number, i.unlikeness), i.trained_on),
             ]
             for i in found.images
         ],

@@ -55,7 +55,7 @@ def _images(found: Predictions) -> list[str]:
         [
             one.path + (f' [{one.frame}]' if one.frame else ''),
             *_answer(found, one.answer),
-            f'{one.unlikeness:.2f}',
+            f'{max(one.unlikeness):.2f}',
             'UNLIKE the training images' if one.cause else '',
         ]
         for one in found.images[:_MOST_FILES]
@@ -93,8 +93,8 @@ def _unlike(found: Predictions) -> list[str]:
     why = '; '.join(f'{n:,}: {CAUSE_WORDS[cause]}' for cause, n in causes.items())
     return _wrapped(
         f'{count:,} of {len(found.images):,} images are unlike the training images '
-        f'({why}): what is said of them means nothing. Of images like them about one '
-        'in fifty is called so, too.'
+        f'({why}): what is said of them means nothing. Of the images of held-out '
+        f'training subjects {100 * found.held_share:.1f} % are called so, too.'
     )
 
 

@@ -12,6 +12,7 @@ from absl import logging
 from jax_mrissl.core.progress import Progress
 from jax_mrissl.core.run_dir import write_atomically
 from jax_mrissl.data.pipeline import resident
+from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.metrics.novelty import Novelty, looks_of
 from jax_mrissl.tasks.answers import scale_of
 from jax_mrissl.tasks.fold_network import TRAINING, FoldNetwork
@@ -19,12 +20,15 @@ from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.opened_run import OpenedRun
 
 
-def write_training_facts(run: OpenedRun, data: LabelledData) -> None:
+def write_training_facts(
+    run: OpenedRun, data: LabelledData, whole: PreparedSet
+) -> None:
     """Writes `fold-N/training.npz` where it is missing; trains nothing.
 
     Args:
         run: the finished run.
         data: the labelled images that it used.
+        whole: the labelled set: other slices of a subject show the subject, too.
     """
     missing = [
         (arm, index)
@@ -57,7 +61,11 @@ def write_training_facts(run: OpenedRun, data: LabelledData) -> None:
                 embed(some, network) if frozen is None else frozen[some]
                 for some in rows
             ]
-            _write(data, network, looks, *rows, *features)
+            novelty = Novelty.fit(
+                features[0], looks[rows[0]], features[1], looks[rows[1]]
+            )
+            seen = _seen(data, whole, np.concatenate(rows), data.rows(fold.test))
+            _write(data, network, novelty, seen, rows[0])
 
 
 def looks_of_all(data: LabelledData) -> np.ndarray:
@@ -71,21 +79,27 @@ def looks_of_all(data: LabelledData) -> np.ndarray:
     return np.stack(found)
 
 
+def _seen(
+    data: LabelledData, whole: PreparedSet, rows: np.ndarray, tested: np.ndarray
+) -> np.ndarray:
+    """Gives the SHA-256 of all images of the subjects on some rows.
+
+    In a leaky division a subject's tested images are left out: they alone are new.
+    """
+    subjects = np.unique(data.prepared.groups[rows])
+    theirs = whole.pixel_sha256[np.isin(whole.groups, subjects)]
+    return np.setdiff1d(theirs, data.prepared.pixel_sha256[tested])
+
+
 def _write(
     data: LabelledData,
     network: FoldNetwork,
-    looks: np.ndarray,
+    novelty: Novelty,
+    seen: np.ndarray,
     train: np.ndarray,
-    held: np.ndarray,
-    train_features: np.ndarray,
-    held_features: np.ndarray,
 ) -> None:
-    novelty = Novelty.fit(train_features, looks[train], held_features, looks[held])
-    arrays = {
-        **novelty.to_arrays(),
-        # Validation chose the best epoch and the temperature: its images count as seen.
-        'pixel_sha256': np.unique(data.prepared.pixel_sha256[np.r_[train, held]]),
-    }
+    # Validation chose the best epoch and the temperature: its images count as seen.
+    arrays = {**novelty.to_arrays(), 'pixel_sha256': seen}
     if data.task.kind == 'regression':
         arrays['target_scale'] = np.array(scale_of(data.targets[train]))
     buffer = io.BytesIO()

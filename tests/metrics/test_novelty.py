@@ -45,15 +45,16 @@ def test_other_subjects_pass_and_strangers_do_not(tmp_path):
     np.savez(tmp_path / 'x.npz', **fitted.to_arrays())
     loaded = Novelty.load(tmp_path / 'x.npz')
     own = loaded.scores(held, looks(held)).max(1)
-    # By construction two in a hundred of those that set the thresholds are beyond.
-    assert (own > 1).mean() == pytest.approx(0.02, abs=0.005)
+    # Of each distance at most two in a hundred of those that set the thresholds.
+    assert (own > 1).mean() == pytest.approx(fitted.held_share, abs=0.005)
+    assert fitted.held_share <= 0.04
     np.testing.assert_allclose(
         loaded.scores(held, looks(held)),
         fitted.scores(held, looks(held)),
         rtol=1e-4,
     )
     new = subjects(200, 8, 2)
-    assert (loaded.scores(new, looks(new)).max(1) <= 1).mean() > 0.93
+    assert (loaded.scores(new, looks(new)).max(1) <= 1).mean() > 0.95
     # Off the axes that training rows lie on, though each number alone is ordinary.
     rng = np.random.default_rng(3)
     alone = np.stack([rng.permutation(column) for column in train.T], axis=1)

@@ -1,0 +1,1 @@
+"""What in an image decides a network's answer: maps, and checks of those maps."""
