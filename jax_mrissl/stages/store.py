@@ -6,6 +6,8 @@ from typing import Any
 from jax_mrissl.core.run_dir import read_json, write_json
 from jax_mrissl.stages.stage import Stage
 
+_FAILED = 'failed.json'
+
 
 class Store:
     """A folder with one folder for each stage."""
@@ -28,6 +30,20 @@ class Store:
     def mark_done(self, stage: Stage, facts: Any) -> None:
         """Records that the stage is finished; `facts` is JSON about its run."""
         write_json(self.folder(stage) / 'done.json', facts)
+        self.retry(stage)
+
+    def mark_failed(self, stage: Stage, error: str) -> None:
+        """Records that the stage cannot be finished, and why."""
+        write_json(self.folder(stage) / _FAILED, {'error': error})
+
+    def failure(self, stage: Stage) -> str:
+        """Says why the stage cannot be finished; '': nobody failed at it."""
+        path = self.folder(stage) / _FAILED
+        return read_json(path)['error'] if path.exists() else ''
+
+    def retry(self, stage: Stage) -> None:
+        """Forgets that the stage failed."""
+        (self.folder(stage) / _FAILED).unlink(missing_ok=True)
 
     def facts(self, stage: Stage) -> Any:
         """Reads what was recorded when the stage was finished."""

@@ -2,7 +2,7 @@
 
 from jax_mrissl.audit.overlap import find_overlap
 from jax_mrissl.data.prepared import open_fingerprint, open_prepared
-from jax_mrissl.stages.run import Part, _ancestors
+from jax_mrissl.stages.plan import Part, _ancestors
 
 
 def test_images_of_the_lineage_are_found_by_their_fingerprints(twins_dir, tmp_path):
