@@ -33,7 +33,7 @@ from jax_mrissl.core.errors import UserError, expect_known
 
 SCALES = ('', 'demo', 'smoke', 'report')
 # Where the images of a skull-stripped set end, a crop may hold little of the brain.
-_FOREGROUND = {'brain_mri_masked': 0.3}
+FOREGROUND = {'brain_mri_masked': 0.3}
 
 
 def get_config(variant: str = '') -> ConfigDict:
@@ -51,12 +51,12 @@ def pretrained(name: str, method: str, *datasets: str, variant: str = '') -> Con
             `natural`. None: no pretraining.
         variant: a scale, a policy, or both with a comma between.
     """
-    scale, policy = _read(variant)
+    scale, policy = read_variant(variant)
     config = _everything(name)
     for section, dataset in zip(('pretrain', 'natural'), datasets[::-1], strict=False):
         # Natural images keep their own views before those of the medical ones.
         own = policy if section == 'pretrain' else 'natural'
-        foreground = _FOREGROUND.get(dataset, 0.0)
+        foreground = FOREGROUND.get(dataset, 0.0)
         chosen = methods.METHODS[method](scale, own, foreground)
         if scale == 'report':
             chosen = methods.report(method, chosen)
@@ -66,7 +66,7 @@ def pretrained(name: str, method: str, *datasets: str, variant: str = '') -> Con
     return config
 
 
-def _read(variant: str) -> tuple[str, str]:
+def read_variant(variant: str) -> tuple[str, str]:
     """Splits what stands behind the colon into scale and policy."""
     scale, policy = '', 'natural'
     known = [*SCALES[1:], *POLICIES]
@@ -148,7 +148,8 @@ def _everything(name: str) -> ConfigDict:
 def _pretrain(dataset: str) -> dict[str, Any]:
     """Gives a pretraining section without its method; `_methods.py` has that."""
     return dict(
-        data=dict(name=dataset, split='all', placement='auto'),
+        # fraction: of its subjects, nested.
+        data=dict(name=dataset, split='all', placement='auto', fraction=1.0),
         image_size=128,
         batch_size=256,  # images of the whole batch, over all devices
         epochs=300,

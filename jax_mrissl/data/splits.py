@@ -217,6 +217,26 @@ def part_of_training(
     return dataclasses.replace(fold, train=frozenset(kept))
 
 
+def share_of_rows(
+    groups: Sequence[str] | np.ndarray,
+    pixel_sha256: Sequence[str] | np.ndarray,
+    fraction: float,
+) -> np.ndarray:
+    """Gives the rows of a share of the subjects, int [k], in order; at least one's.
+
+    The subjects of a smaller share are among those of a larger one, on every copy of
+    the set.
+
+    Args:
+        groups, pixel_sha256: as in `group_keys`.
+        fraction: of the subjects, above 0, at most 1.
+    """
+    keys = group_keys(groups, pixel_sha256)
+    size = max(1, int(fraction * len(keys) + 0.5))
+    kept = _shuffled(keys, keys, 'share')[:size]
+    return np.flatnonzero(np.isin(groups, kept))
+
+
 def missing_classes(
     parts: Sequence[Fold], labels: Mapping[str, int], classes: Sequence[str]
 ) -> list[str]:

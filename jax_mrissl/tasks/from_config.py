@@ -29,11 +29,31 @@ POSITIVES = ('image', 'subject')
 
 @dataclasses.dataclass(frozen=True)
 class DataPlan:
-    """Which images: a prepared dataset's name, its split, where they are held."""
+    """Which images.
+
+    Attributes:
+        name: a prepared dataset's.
+        split: of it.
+        placement: where they are held.
+        fraction: the share of its subjects that is used; those of a smaller share are
+            among those of a larger one.
+    """
 
     name: str
     split: str = 'all'
     placement: Placement = 'auto'
+    fraction: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.fraction <= 1:
+            raise UserError(
+                f'data.fraction is {self.fraction}; above 0, at most 1: a share.'
+            )
+
+    def identity(self) -> Json:
+        """Gives what of this, beside the set's fingerprint, decides the images."""
+        part = {} if self.fraction == 1 else {'fraction': self.fraction}
+        return {'split': self.split, **part}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +156,7 @@ class PretrainPlan:
     def identity(self) -> Json:
         """Gives what of this decides the stage's numbers."""
         return {
-            'split': self.data.split,
+            **self.data.identity(),
             'image_size': self.image_size,
             'batch_size': self.batch_size,
             'epochs': self.epochs,
@@ -286,6 +306,11 @@ class FinetunePlan:
         _positive(self, 'image_size', 'evaluation_batch_size', 'bootstrap_resamples')
         if self.folds < 3:
             raise UserError(f'finetune.folds is {self.folds}; at least 3.')
+        if self.data.fraction != 1:
+            raise UserError(
+                'finetune.data.fraction is for pretraining; of labelled subjects, '
+                'finetune.label_fraction.'
+            )
         if self.slices_per_group < 0:
             raise UserError('finetune.slices_per_group is negative; 0 means all.')
         expect_known(self.task, TASKS, 'finetune.task')

@@ -23,6 +23,7 @@ from jax_mrissl.data.pipeline import (
     resident,
 )
 from jax_mrissl.data.prepared import PreparedSet, open_prepared
+from jax_mrissl.data.splits import share_of_rows
 from jax_mrissl.report.montage import montage
 from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
 from jax_mrissl.tasks.programs import channels_of, training_program
@@ -39,9 +40,13 @@ _REPEATS = 3
 
 def open_data(plan: DataPlan, data_dir: str) -> PreparedSet:
     """Opens the dataset of a plan; the error tells how to get and prepare it."""
-    return open_prepared(
+    prepared = open_prepared(
         data_dir, plan.name, plan.split, advice=advice(plan.name, data_dir)
     )
+    if plan.fraction == 1:
+        return prepared
+    groups, images = prepared.groups, prepared.pixel_sha256
+    return prepared.select(share_of_rows(groups, images, plan.fraction))
 
 
 def pretrain_identity(

@@ -1,0 +1,105 @@
+r"""A study: methods x images of pretraining x what is asked; the report's three tables.
+
+    python -m jax_mrissl.study --config=configs/study.py --data_dir... --workdir=W
+
+Part of the grid, in small:
+
+    python -m jax_mrissl.study --config=configs/study.py --workdir=W \
+        --config.study.methods="('barlow',)" --config.study.chains="('brain',)" \
+        --config.pretrain.image_size=64 --config.pretrain.epochs=20
+
+Scales behind a colon, as in `base.py`: demo, smoke, report. Sections:
+
+study       which cells the grid has
+pretrain    what all pretraining has in common
+domains     images to pretrain on: a dataset, and the views of each method
+methods     each method's settings and optimiser
+targets     what is asked of an encoder: a labelled set and a task
+finetune    what all finetuning has in common
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jax_mrissl.configs import _methods, base
+
+# The words of chains, and the datasets that they stand for.
+_DOMAINS = {
+    'natural': 'tiny_imagenet',
+    'brain': 'brain_mri',
+    'masked': 'brain_mri_masked',
+    'xray': 'chest_xray',
+    'ct': 'ct',
+}
+_METHODS = ('simclr', 'barlow', 'swav')
+# On simulated images domains would be all alike; so their views differ there.
+_SIMULATED_POLICIES = {'brain': 'mri', 'xray': 'xray', 'ct': 'ct'}
+
+
+def get_config(variant: str = '') -> ConfigDict:
+    """Makes the config; `base.py` tells the variants."""
+    whole = base.pretrained('study', 'barlow', 'brain_mri', variant=variant)
+    scale, policy = base.read_variant(variant)
+    simulated = scale in ('demo', 'smoke')
+    config = ConfigDict({k: v for k, v in whole.items() if k != 'pretrain'})
+    del config.chain
+    # What a method or a domain has of its own stands there.
+    own = ('data', 'method', 'optimizer', 'views')
+    shared = {k: v for k, v in whole.pretrain.items() if k not in own}
+    config.pretrain = ConfigDict(shared)
+    config.study = ConfigDict(
+        dict(
+            methods=_METHODS,
+            # Of domains; 'natural>brain': one after the other, as many as one likes.
+            chains=(*_DOMAINS, 'natural>brain', 'brain>natural'),
+            targets=('severity3', 'severity4'),
+            seeds=(0,),
+            label_fractions=(1.0,),  # of the training subjects, nested
+            pretraining_fractions=(1.0,),  # of the subjects of the last domain, nested
+            modes=('linear',),  # in every cell
+            # In addition, of the untrained encoder and of the best by validation.
+            finalists=2,
+            final_modes=('full',),
+        )
+    )
+    config.methods = ConfigDict()
+    config.domains = ConfigDict()
+    for name, dataset in _DOMAINS.items():
+        data = whole.pretrain.data.to_dict() if simulated else dict(name=dataset)
+        domain: dict[str, Any] = dict(
+            data=dict(name=data['name'], split=data.get('split', 'all')),
+            epochs=0,  # 0: as in `pretrain`
+            views={},
+        )
+        for method in _METHODS:
+            section = _section(method, scale, _policy(name, policy, simulated), dataset)
+            domain['views'][method] = section.pop('views')
+            config.methods[method] = ConfigDict(section)
+        config.domains[name] = ConfigDict(domain)
+    for method in _METHODS:
+        if simulated:
+            warmup = whole.pretrain.optimizer.warmup_epochs
+            config.methods[method].optimizer.warmup_epochs = warmup
+    own_data = config.finetune.data.to_dict()
+    del config.finetune.data, config.finetune.task
+    config.targets = ConfigDict(
+        dict(
+            severity3=dict(data=own_data, task='severity3'),
+            severity4=dict(data=own_data, task='severity4'),
+        )
+    )
+    return config
+
+
+def _section(method: str, scale: str, policy: str, dataset: str) -> dict[str, Any]:
+    foreground = base.FOREGROUND.get(dataset, 0.0)
+    section = _methods.METHODS[method](scale, policy, foreground)
+    return _methods.report(method, section) if scale == 'report' else section
+
+
+def _policy(domain: str, policy: str, simulated: bool) -> str:
+    """Gives the policy of a domain's views; natural images keep their own."""
+    if simulated:
+        return _SIMULATED_POLICIES.get(domain, 'natural')
+    return 'natural' if domain == 'natural' else policy

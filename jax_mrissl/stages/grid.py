@@ -1,0 +1,216 @@
+"""A study's config read: the cells of its grid, each an experiment."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.tasks.from_config import MODES, Experiment, read_experiment
+
+# Between the domains of a chain, in the config and in tables.
+AFTER = '>'
+_SECTIONS = ('study', 'methods', 'domains', 'targets', 'pretrain')
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Which cells a study has: the section `study` of its config.
+
+    Attributes:
+        methods: of the section `methods`.
+        chains: domains, one after the other with '>' between.
+        targets: of the section `targets`.
+        seeds: of everything that is drawn at random in training.
+        label_fractions: shares of the training subjects.
+        pretraining_fractions: shares of the subjects of a chain's last domain.
+        modes: of finetuning, in every cell.
+        finalists: how many pretrained encoders, the best by validation in the first
+            mode, are finetuned in `final_modes`, too.
+        final_modes: those.
+    """
+
+    methods: tuple[str, ...]
+    chains: tuple[str, ...]
+    targets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    label_fractions: tuple[float, ...]
+    pretraining_fractions: tuple[float, ...]
+    modes: tuple[str, ...]
+    finalists: int
+    final_modes: tuple[str, ...]
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            may_be_empty = ('final_modes', 'methods', 'chains')
+            if value == () and field.name not in may_be_empty:
+                raise UserError(f'config.study.{field.name} is empty.')
+            if isinstance(value, tuple) and len(set(value)) < len(value):
+                raise UserError(f'config.study.{field.name} names one thing twice.')
+        for mode in (*self.modes, *self.final_modes):
+            expect_known(mode, MODES, 'mode in config.study')
+        if self.finalists < 0:
+            raise UserError('config.study.finalists is negative; 0 means none.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the arms that are compared with each other have in common.
+
+    Attributes:
+        target: what is asked.
+        label_fraction: the share of the training subjects.
+    """
+
+    target: str
+    label_fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """How an encoder was made, but for the seed.
+
+    Attributes:
+        method, chain: '' for the untrained one.
+        fraction: of the subjects of the last domain.
+    """
+
+    method: str = ''
+    chain: str = ''
+    fraction: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """For tables; '': the untrained one."""
+        if not self.method:
+            return ''
+        share = '' if self.fraction == 1 else f' ({100 * self.fraction:g} %)'
+        return f'{self.method} {self.chain}{share}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One experiment of the grid.
+
+    Attributes:
+        encoder, setting, seed: where it stands.
+        experiment: the plans.
+    """
+
+    encoder: Encoder
+    setting: Setting
+    seed: int
+    experiment: Experiment
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder, of letters that any file system takes."""
+        parts = [
+            *filter(None, (self.encoder.method, self.encoder.chain)),
+            self.setting.target,
+            f'seed{self.seed}',
+        ]
+        if self.setting.label_fraction != 1:
+            parts.append(f'labels{100 * self.setting.label_fraction:g}')
+        if self.encoder.fraction != 1:
+            parts.append(f'images{100 * self.encoder.fraction:g}')
+        return '_'.join(parts).replace(AFTER, '-then-')
+
+
+def read_grid(config: ConfigDict) -> Grid:
+    """Reads which cells there are.
+
+    Raises:
+        UserError: names the field that is wrong.
+    """
+    fields = {
+        name: tuple(value) if isinstance(value, list | tuple) else value
+        for name, value in config.study.to_dict().items()
+    }
+    known = [field.name for field in dataclasses.fields(Grid)]
+    for name in fields:
+        expect_known(name, known, 'field of config.study')
+    grid = Grid(**fields)
+    for method in grid.methods:
+        expect_known(method, config.methods.to_dict(), 'method in config.study.methods')
+    for target in grid.targets:
+        expect_known(target, config.targets.to_dict(), 'target in config.study.targets')
+    for chain in grid.chains:
+        for domain in chain.split(AFTER):
+            known = list(config.domains.to_dict())
+            expect_known(domain, known, f'domain in config.study.chains, {chain!r}')
+    return grid
+
+
+def cells(
+    config: ConfigDict, grid: Grid, *, extra: Mapping[Encoder, Sequence[str]]
+) -> list[Cell]:
+    """Gives the experiments of a study, in the order of its tables.
+
+    Each has the untrained encoder beside its own; there is one with it alone, too.
+
+    Args:
+        config: the study's.
+        grid: its cells.
+        extra: more modes, of some encoders.
+
+    Raises:
+        UserError: names the field that is wrong.
+    """
+    encoders = [
+        Encoder(),
+        *(
+            Encoder(method, chain, fraction)
+            for chain, method, fraction in itertools.product(
+                grid.chains, grid.methods, grid.pretraining_fractions
+            )
+        ),
+    ]
+    settings = [
+        Setting(target, fraction)
+        for target, fraction in itertools.product(grid.targets, grid.label_fractions)
+    ]
+    found = []
+    for setting, encoder, seed in itertools.product(settings, encoders, grid.seeds):
+        modes = tuple(dict.fromkeys([*grid.modes, *extra.get(encoder, ())]))
+        made = _experiment(config, encoder, setting, seed, modes)
+        found.append(Cell(encoder, setting, seed, read_experiment(made)))
+    return found
+
+
+def _experiment(
+    config: ConfigDict,
+    encoder: Encoder,
+    setting: Setting,
+    seed: int,
+    modes: tuple[str, ...],
+) -> ConfigDict:
+    """Gives the config of one experiment, as `main` has it."""
+    fields: dict[str, Any] = config.to_dict()
+    made = {k: v for k, v in fields.items() if k not in _SECTIONS}
+    made['seed'] = seed
+    made['name'] = encoder.name or 'untrained'
+    made['finetune'] = {
+        **fields['finetune'],
+        **fields['targets'][setting.target],
+        'modes': modes,
+        'label_fraction': setting.label_fraction,
+    }
+    domains = encoder.chain.split(AFTER) if encoder.chain else []
+    made['chain'] = []
+    for number, name in enumerate(domains):
+        domain = fields['domains'][name]
+        section = {**fields['pretrain'], **fields['methods'][encoder.method]}
+        section['data'] = {'placement': 'auto', **domain['data']}
+        section['views'] = domain['views'][encoder.method]
+        if domain['epochs']:
+            section['epochs'] = domain['epochs']
+        if number == len(domains) - 1:
+            section['data']['fraction'] = encoder.fraction
+        where = f'pretrain{number}_{name}'
+        made[where] = section
+        made['chain'].append(where)
+    return ConfigDict(made)
