@@ -250,23 +250,24 @@ def spearman(rows: Rows, told: Array, truth: Array) -> Measure:
 
     NaN where all of either are equal.
     """
-    columns = [np.unique(values, return_inverse=True) for values in (told, truth)]
-
-    tables = [_counts(rows, place, len(distinct)) for distinct, place in columns]
+    columns = []
+    for values in (told, truth):
+        order = np.argsort(values, kind='stable')
+        starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
+        place = np.searchsorted(values[order][starts], values)
+        columns.append((rows.member[order], starts, place))
 
     def measure(weights: Array) -> Array:
         found = np.empty(len(weights))
         for chunk in _chunks(len(weights), len(rows)):
-            of_rows = weights[chunk][:, rows.member]
-            own = weights[chunk].astype(np.float32)
             ranks = []
-            for (_, place), table in zip(columns, tables, strict=True):
-                # Whole numbers and halves far below 2^24, so exact in float32.
-                count = (own @ table).astype(np.float64)
+            for ordered, starts, place in columns:
+                count = np.add.reduceat(weights[chunk][:, ordered], starts, axis=1)
                 rank = np.cumsum(count, axis=1) - count / 2
                 rank -= _divided((count * rank).sum(1), count.sum(1))[:, None]
                 ranks.append(rank[:, place])
             a, b = ranks
+            of_rows = weights[chunk][:, rows.member]
             weighted = of_rows * a
             product = (weighted * b).sum(1)
             squares = (weighted * a).sum(1) * (of_rows * b * b).sum(1)

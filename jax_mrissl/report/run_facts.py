@@ -219,6 +219,8 @@ class RunFacts:
         details: the close look; None: the arm is no result, or there is none.
         details_absent: why, where there is none.
         more: further tables on the arms.
+        groups: tables of results among some of the subjects; the first is shown whole.
+        beyond: what arms tell besides age, sex and the like; None: not known.
         galleries: pictures.
         pictures_left_out: whether pictures were not asked for.
         curves: how training went.
@@ -245,6 +247,8 @@ class RunFacts:
     details: ClassDetails | NumberDetails | None
     details_absent: str
     more: Sequence[FactTable]
+    groups: Sequence[FactTable]
+    beyond: FactTable | None
     galleries: Sequence[Gallery]
     pictures_left_out: bool
     curves: Sequence[CurvePlot]
@@ -281,6 +285,7 @@ METRIC_WORDS: Mapping[str, tuple[str, float, int]] = {
     'rmse': ('root mean squared error', 1, 3),
     'spearman': ('Spearman correlation', 1, 3),
 }
+NOT_MEASURED = '–'
 # Of all others, more is better.
 LOWER_IS_BETTER = (
     'log_loss',
@@ -298,9 +303,16 @@ def metric_words(name: str) -> str:
 
 
 def metric_parts(name: str, estimate: Any) -> tuple[str, str]:
-    """Writes a metric's value and its interval, '' where there is none."""
+    """Writes a metric's value and its interval, '' where there is none.
+
+    Args:
+        name: the metric's.
+        estimate: None: it was not measured.
+    """
     _, scale, digits = METRIC_WORDS.get(name, ('', 1, 3))
-    if estimate is None or estimate.value is None:
+    if estimate is None:
+        return NOT_MEASURED, ''
+    if estimate.value is None:
         return 'undefined', ''
     value = f'{scale * estimate.value:.{digits}f}'
     if estimate.low is None or estimate.high is None:

@@ -57,6 +57,8 @@ def _forest(facts: RunFacts) -> Markup | None:
     rows = []
     for row in table.rows:
         estimate = row.estimates.get(metric)
+        if estimate is None and row.role != 'arm':
+            continue
         if row.failure or estimate is None or estimate.value is None:
             # The table says where training ended; here is room for a few words.
             note = row.failure.partition(':')[0] or 'not measured'

@@ -4,11 +4,10 @@ import textwrap
 from collections.abc import Sequence
 
 from jax_mrissl.core.results import UNDER_TRAINED, ArmResult, Estimate, Unit
-from jax_mrissl.report.run_facts import METRIC_WORDS, metric_words
+from jax_mrissl.report.run_facts import METRIC_WORDS, NOT_MEASURED, metric_words
 
 WIDTH = 100
 _GAP = '  '
-_NOT_MEASURED = '–'
 # A longer name of an arm is broken into lines.
 _NAME_WIDTH = 26
 # The columns, of those metrics that any row has.
@@ -134,7 +133,7 @@ def _cells(row: ArmResult, metrics: Sequence[str]) -> list[str]:
         _, scale, digits = METRIC_WORDS[name]
         estimate = row.estimates.get(name)
         told = estimate and estimate_text(estimate, scale=scale, digits=digits)
-        cells.append(told or _NOT_MEASURED)
+        cells.append(told or NOT_MEASURED)
     return cells
 
 

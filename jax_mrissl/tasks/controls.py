@@ -37,6 +37,14 @@ WITNESS = 'leak witness'
 # with disease (1), less (-1), or neither is known beforehand (0). Others, such as
 # scores of a test of memory, may be what the diagnosis was made from.
 COVARIATES = {'age': ('age', 1), 'sex': ('sex', 0), 'nwbv': ('nWBV', -1)}
+# What a reader of the table must know of them.
+EXPLAINED = {
+    DARK_PIXELS: 'the share of dark pixels in the middle of an image, one number',
+    PIXELS: 'regression on 40 principal components of 44 x 52 pixels',
+    WITNESS: 'a control, the class of the picture nearest by its pixels; where it is '
+    'named far more often than the commonest class occurs, pictures of one subject are '
+    'on both sides',
+}
 # Height and width of the pictures that pixels are taken from.
 _SMALL = (52, 44)
 # Beside the summed loss; 1 / C of scikit-learn. Nothing is tuned.

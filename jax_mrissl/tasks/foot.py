@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from jax_mrissl.audit.overlap import Overlap
-from jax_mrissl.core.results import UNDER_TRAINED, ArmResult
+from jax_mrissl.core.results import UNDER_TRAINED, ArmResult, Role
 from jax_mrissl.metrics.baselines import class_prior_log_loss
 from jax_mrissl.report.table import estimate_text
+from jax_mrissl.tasks.controls import EXPLAINED, WITNESS
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import CLASS_PRIOR
@@ -61,7 +62,7 @@ def foot(
         lines.append(_overlap(overlap, bool(started_from)))
     lines += _intervals(data, plan)
     lines += _detection(rows, data)
-    lines += _baselines(rows)
+    lines += explained({row.arm: row.role for row in rows}, data)
     lines.append(_tuning(plan))
     if any(UNDER_TRAINED in row.notes for row in rows):
         lines.append(_under_trained(data))
@@ -143,17 +144,25 @@ def _detection(rows: Sequence[ArmResult], data: LabelledData) -> list[str]:
     return [f'AUROC of {first} or not, by subject{mark}: {"; ".join(told)}.']
 
 
-def _baselines(rows: Sequence[ArmResult]) -> list[str]:
-    names = list(dict.fromkeys(row.arm for row in rows if row.role == 'baseline'))
-    if not names:
-        return []
-    text = f'To be beaten: {", ".join(names)}.'
-    if CLASS_PRIOR in names:
-        text += (
-            f' {CLASS_PRIOR}: the class shares of the tested set itself, the best '
-            'constant guess.'
-        )
-    return [text]
+def explained(roles: Mapping[str, Role], data: LabelledData) -> list[str]:
+    """Says which rows are to be beaten, and what baselines and controls are.
+
+    Args:
+        roles: by the name of an arm, in the order of the table.
+        data: the labelled images.
+    """
+    words = {
+        CLASS_PRIOR: 'the class shares of the tested set itself, the best constant '
+        'guess',
+        **EXPLAINED,
+    }
+    if data.task.kind == 'regression':
+        words[WITNESS] = 'a control, the number of the picture nearest by its pixels'
+    found = []
+    if names := [name for name, role in roles.items() if role == 'baseline']:
+        found.append(f'To be beaten: {", ".join(names)}.')
+    known = [f'{name}: {words[name]}.' for name in roles if name in words]
+    return [*found, ' '.join(known)] if known else found
 
 
 def _tuning(plan: FinetunePlan) -> str:

@@ -31,7 +31,9 @@ from jax_mrissl.report.run_facts import (
 from jax_mrissl.report.run_page import run_page
 from jax_mrissl.tasks import statements
 from jax_mrissl.tasks.closer_look import look_closer, worst_mistakes
+from jax_mrissl.tasks.foot import explained
 from jax_mrissl.tasks.from_config import Experiment, Json
+from jax_mrissl.tasks.group_tables import beyond_table, group_tables
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.methods_section import methods
 from jax_mrissl.tasks.pooling import UNTRAINED, Arm
@@ -128,13 +130,18 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         ],
         headline_metric=headline,
         tables=tables,
-        table_notes=statements.table_notes(plan, tables, bool(failed)),
+        table_notes=[
+            *statements.table_notes(plan, tables, bool(failed)),
+            *explained({r['arm']: r['role'] for r in measured['results']}, data),
+        ],
         differences=[
             statements.difference(c, failed, simulated) for c in measured['comparisons']
         ],
         details=details,
         details_absent=_absent(run.arms),
         more=_more(measured),
+        groups=group_tables(measured, chosen, failed),
+        beyond=beyond_table(measured, failed),
         galleries=_galleries(run, chosen, details),
         pictures_left_out=not run.experiment.report.pictures,
         curves=_curves(run),
@@ -220,26 +227,25 @@ def _more(measured: Json) -> list[FactTable]:
     found = []
     for unit in ('subject', 'slice'):
         arms = [arm for arm in measured['details'] if isinstance(arm.get(unit), dict)]
-        names = [n for n in METRIC_WORDS if arms and n in arms[0][unit]]
+        names = [n for n in METRIC_WORDS if any(n in arm[unit] for arm in arms)]
         if not names:
             continue
         rows = [
             (
-                f'{arm["arm"]}, {arm["mode"]}',
+                f'{arm["arm"]}, {arm["mode"]}' if arm['mode'] else arm['arm'],
                 *(' '.join(_parts(n, arm[unit].get(n))).strip() for n in names),
             )
             for arm in arms
         ]
         heads = ('arm', *map(metric_words, names))
         title = f'All metrics by {unit}, also of under-trained arms'
-        found.append(FactTable(title, heads, tuple(rows)))
+        notes = statements.detection_notes(measured) if 'ppv' in names else ()
+        found.append(FactTable(title, heads, tuple(rows), notes))
     return found
 
 
 def _parts(name: str, value: Json) -> tuple[str, str]:
-    if isinstance(value, Mapping):
-        return metric_parts(name, Estimate(value['value'], value['low'], value['high']))
-    return metric_parts(name, Estimate(value))
+    return metric_parts(name, Estimate(**value) if value else None)
 
 
 def _galleries(

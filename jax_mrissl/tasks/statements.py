@@ -205,6 +205,21 @@ def table_notes(
     return notes
 
 
+def detection_notes(measured: Json) -> tuple[str, ...]:
+    """Says at which threshold and prevalence the first class is told from the rest."""
+    told = measured['detection']
+    share = told['prevalence']
+    at = (
+        "the sample's own prevalence" if share is None else f'a prevalence of {share:g}'
+    )
+    return (
+        f'Sensitivity and specificity are of {" or ".join(told["positive"])} against '
+        f"{told['negative']}, at the threshold that was best by Youden's index on "
+        f'validation, fold by fold. Predictive values are at {at}. The bins of the '
+        "calibration error are the sample's in every resample.",
+    )
+
+
 def difference(compared: Json, failed: set[tuple[str, str]], simulated: bool) -> str:
     """Says what one comparison with the untrained arm shows."""
     arm = f'{compared["arm"]}, {compared["mode"]}'

@@ -64,6 +64,11 @@ def some_facts(**changes):
         differences=('No difference is shown: a minus b',),
         details=details,
         details_absent='none',
+        groups=(
+            FactTable(NASTY, ('subjects who are', 'n'), ((NASTY, '20'),)),
+            FactTable('Of all', ('arm', '60 and over'), (('a', '0.5'),)),
+        ),
+        beyond=FactTable('Beyond', ('arm', 'p'), ((NASTY, '0.5'),)),
         more=(FactTable('All metrics', ('arm', 'Brier score'), (('a', '0.5'),)),),
         galleries=(
             Gallery('Mistakes', ('note',), (Picture(pixels, NASTY, (NASTY,)),)),
