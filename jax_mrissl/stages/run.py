@@ -130,7 +130,12 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
         OpenedArm(name, mode, store.folder(stage), begin.start(store))
         for name, mode, stage, begin in arms
     ]
-    write_training_facts(write_arms(experiment, data, opened, workdir), data, whole)
+    seen = [
+        (prepared, stage_plan.data.split)
+        for stage_plan, prepared in zip(experiment.chain, pretraining, strict=True)
+    ]
+    opened_run = write_arms(experiment, data, opened, seen, workdir)
+    write_training_facts(opened_run, data, whole)
     write_page(
         FinishedRun(
             experiment=experiment,

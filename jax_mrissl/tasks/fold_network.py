@@ -16,7 +16,8 @@ from jax_mrissl.metrics.calibration import softmax
 from jax_mrissl.metrics.linear import LinearModel
 from jax_mrissl.metrics.novelty import Novelty
 from jax_mrissl.tasks.answers import head_of
-from jax_mrissl.tasks.finetune import PREDICTIONS, PROBE
+from jax_mrissl.tasks.finetune import PROBE
+from jax_mrissl.tasks.predictions import PREDICTIONS
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.start import BEST
 from jax_mrissl.train.state import TrainState
