@@ -69,8 +69,13 @@ def write_results(
         OpenedArm(arm.name, arm.mode, store.folder(arm.stage), arm.origin.start(store))
         for arm in planned.arms
     ]
-    written = write_arms(experiment, data, opened, workdir)
-    write_training_facts(written, data, planned.whole)
+    seen = [
+        (prepared, stage_plan.data.split)
+        for stage_plan, prepared in zip(
+            experiment.chain, planned.pretraining, strict=True
+        )
+    ]
+    written = write_arms(experiment, data, opened, seen, workdir)
     write_page(
         FinishedRun(
             experiment=experiment,

@@ -15,6 +15,7 @@ from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import read_json, write_json
 from jax_mrissl.data.labels import LabelTask
+from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.data.raw_images import Reading
 from jax_mrissl.models import ENCODERS
 from jax_mrissl.objectives.networks import init_networks
@@ -233,6 +234,7 @@ def write_arms(
     experiment: Experiment,
     data: LabelledData,
     arms: Sequence[OpenedArm],
+    pretraining: Sequence[tuple[PreparedSet, str]],
     workdir: Path,
 ) -> OpenedRun:
     """Writes what a finished run's networks are, and how images get to them.
@@ -243,6 +245,7 @@ def write_arms(
         experiment: the plans.
         data: the labelled images.
         arms: all, in the order of the table.
+        pretraining: the sets of the chain, and their splits.
         workdir: gets `arms.json`; paths within it are relative to it.
     """
     plan, common, card = experiment.finetune, experiment.common, data.prepared.card
@@ -258,6 +261,10 @@ def write_arms(
             **_some(card, ('canvas', 'bits', 'channels')),
             'split': plan.data.split,
         },
+        'pretrained_on': [
+            {'name': part.name, 'split': split, 'fingerprint': part.fingerprint}
+            for part, split in pretraining
+        ],
         'task': dataclasses.asdict(data.task),
         'labels_shuffled': plan.shuffle_labels,
         'division': data.division,

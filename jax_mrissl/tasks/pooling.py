@@ -84,7 +84,7 @@ def pool(arm: Arm, data: LabelledData) -> Pooled:
                     parts.setdefault(name, []).append(stored[name][order])
             if 'temperature' in stored:
                 temperatures.append(float(stored['temperature']))
-                for unit, threshold in _thresholds(stored).items():
+                for unit, threshold in validation_thresholds(stored).items():
                     by_fold[unit].append(threshold)
         rows.append(own)
         fold_of.append(np.full(len(own), index))
@@ -127,7 +127,7 @@ def _tested(
     return rows, order
 
 
-def _thresholds(stored: Mapping[str, np.ndarray]) -> dict[Unit, float]:
+def validation_thresholds(stored: Mapping[str, np.ndarray]) -> dict[Unit, float]:
     """Gives what a fold's validation rows fix, by unit."""
     labels = stored['validation_labels']
     told = softmax(

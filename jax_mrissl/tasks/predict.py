@@ -16,12 +16,12 @@ from jax_mrissl.data.item import Item
 from jax_mrissl.data.pipeline import Resident
 from jax_mrissl.data.raw_images import RawImages, find_raw_images, stacked
 from jax_mrissl.metrics.novelty import looks_of
+from jax_mrissl.tasks.ensemble import CAUSES, Verdict, ask
 from jax_mrissl.tasks.fold_network import FoldNetwork
 from jax_mrissl.tasks.opened_run import OpenedArm, OpenedRun
 
 # Read, decoded and embedded at once: little memory, and no time lost to the dispatch.
 _BLOCK = 256
-CAUSES = ('features', 'looks')
 # Why an image counts as unlike, for people.
 CAUSE_WORDS = {
     '': '',
@@ -152,7 +152,7 @@ def predict(
         with Progress(
             f'Asking {len(networks)} networks', len(raw.items), unit='images'
         ) as bar:
-            for items, placed, found in _blocks(run, chosen, networks, raw, bar):
+            for items, placed, found in _blocks(run, networks, raw, bar):
                 unreadable += [
                     (raw.path(item), 'cannot be read a second time')
                     for item, one in zip(items, placed, strict=True)
@@ -183,7 +183,6 @@ def predict(
 
 def _blocks(
     run: OpenedRun,
-    arm: OpenedArm,
     networks: Sequence[FoldNetwork],
     raw: RawImages,
     bar: Progress,
@@ -201,33 +200,30 @@ def _blocks(
         found: list[ImagePrediction] = []
         if there:
             pixels, boxes, windows = stacked([p for _, p in there])
-            looks = np.stack(
-                [
-                    looks_of(shown(image, window), box)
-                    for image, box, window in zip(pixels, boxes, windows, strict=True)
-                ]
-            )
+            looks = [
+                looks_of(shown(image, window), box)
+                for image, box, window in zip(pixels, boxes, windows, strict=True)
+            ]
             # One shape for all blocks: one compilation.
             fill = count - len(there)
-            source = run.parallel.replicate(
-                Resident(
-                    image=_filled(pixels, fill),
-                    box=_filled(boxes, fill),
-                    label=np.zeros(count, np.int32),
-                    group=np.zeros(count, np.int32),
-                    window=_filled(windows, fill) if run.reading.bits == 16 else None,
-                )
+            source = Resident(
+                image=_filled(pixels, fill),
+                box=_filled(boxes, fill),
+                label=np.zeros(count, np.int32),
+                group=np.zeros(count, np.int32),
+                window=_filled(windows, fill) if run.reading.bits == 16 else None,
             )
-            rows = np.arange(count)
-            features = [
-                program(n.params, n.model_state, source, rows)[: len(there)]
-                # A linear probe's encoder is the same for all folds.
-                for n in (networks[:1] if arm.mode == 'linear' else networks)
-            ]
-            if len(features) < len(networks):
-                features *= len(networks)
-            sha256 = np.array([i.facts.pixel_sha256 for i, _ in there if i.facts])
-            found = _judge(networks, features, looks, sha256)
+            verdict = ask(
+                networks,
+                program,
+                run.parallel.replicate(source),
+                np.arange(len(there)),
+                looks=np.stack(looks),
+                pixel_sha256=np.array(
+                    [i.facts.pixel_sha256 for i, _ in there if i.facts]
+                ),
+            )
+            found = [_of_image(verdict, row) for row in range(len(there))]
         bar.advance(len(some))
         yield some, placed, found
 
@@ -236,36 +232,17 @@ def _filled(rows: np.ndarray, fill: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[-1:], fill, axis=0)])
 
 
-def _judge(
-    networks: Sequence[FoldNetwork],
-    features: Sequence[np.ndarray],
-    looks: np.ndarray,
-    sha256: np.ndarray,
-) -> list[ImagePrediction]:
-    """Averages what the folds say, of those that did not train on an image."""
-    answers, scores, seen = [], [], []
-    for network, own in zip(networks, features, strict=True):
-        answers.append(network.answers(own))
-        scores.append(network.novelty.scores(own, looks))
-        seen.append(np.isin(sha256, network.seen))
-    trained = np.stack(seen)  # [folds, n]
-    asked = np.where(trained.all(0), True, ~trained).astype(np.float64)
-    asked /= asked.sum(0)
-    answer = np.einsum('fn,fnk->nk', asked, np.stack(answers))
-    score = np.einsum('fn,fnk->nk', asked, np.stack(scores))
-    worst = score.argmax(1)
-    return [
-        ImagePrediction(
-            path='',
-            frame=0,
-            subject='',
-            answer=tuple(map(float, answer[row])),
-            unlikeness=(float(score[row, 0]), float(score[row, 1])),
-            cause=CAUSES[worst[row]] if score[row].max() > 1 else '',
-            trained_on=int(trained[:, row].sum()),
-        )
-        for row in range(len(sha256))
-    ]
+def _of_image(verdict: Verdict, row: int) -> ImagePrediction:
+    unlike = verdict.unlikeness[row]
+    return ImagePrediction(
+        path='',
+        frame=0,
+        subject='',
+        answer=tuple(map(float, verdict.answers[row])),
+        unlikeness=(float(unlike[0]), float(unlike[1])),
+        cause=CAUSES[int(unlike.argmax())] if unlike.max() > 1 else '',
+        trained_on=int(verdict.trained_on[row]),
+    )
 
 
 def _by_subject(
