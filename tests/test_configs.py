@@ -14,7 +14,8 @@ from jax_mrissl.tasks.from_config import read_experiment
 CONFIGS = sorted(
     p.stem
     for p in (Path(__file__).parents[1] / 'jax_mrissl' / 'configs').glob('*.py')
-    if not p.stem.startswith('_')
+    # Of a study, tests/stages/test_grid.py.
+    if not p.stem.startswith('_') and p.stem != 'study'
 )
 
 

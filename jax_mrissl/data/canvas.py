@@ -8,6 +8,7 @@ import numpy as np
 
 from jax_mrissl.readers import image as image_reader
 from jax_mrissl.readers.slice import Slice
+from jax_mrissl.report.png import encode_png
 
 # Of the stored pixels, by their bits.
 DTYPES: dict[int, Any] = {8: np.uint8, 16: np.uint16}
@@ -115,8 +116,11 @@ class Encoded:
 
 def encode(placed: Placed, windows: Sequence[Sequence[float]]) -> Encoded:
     """Encodes an image that was placed with these windows."""
+    gray_or_colour = placed.pixels
+    if gray_or_colour.shape[2] == 1:
+        gray_or_colour = gray_or_colour[:, :, 0]
     return Encoded(
-        png=image_reader.encode_png(placed.pixels),
+        png=encode_png(gray_or_colour, method='quick'),
         channels=placed.pixels.shape[2],
         windows=windows,
         window=placed.window,
@@ -166,4 +170,6 @@ def _windowed(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Maps low and high to 0 and 255, float32 [H, W]; NaN becomes 0."""
     scale = np.float32(255 / (high - low))
     scaled = (pixels.astype(np.float32) - np.float32(low)) * scale
-    return np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
+    np.clip(scaled, 0, 255, out=scaled)
+    scaled[np.isnan(scaled)] = 0
+    return scaled

@@ -16,6 +16,7 @@ import numpy as np
 _FIELD = {number: bytes([number << 3 | 2]) for number in (1, 2, 3)}
 _BYTES, _FLOATS, _INTEGERS = 1, 2, 3
 _KEY, _VALUE = 1, 2
+_BYTES_OF = tuple(bytes([value]) for value in range(128))
 # Negative numbers are written as their complement of two, of so many bits.
 _WORD = 1 << 64
 
@@ -55,6 +56,8 @@ def _field(number: int, content: bytes) -> bytes:
 
 def _varint(value: int) -> bytes:
     """Writes seven bits a byte, the lowest first; the eighth says that more follow."""
+    if value < 128:
+        return _BYTES_OF[value]
     written = bytearray()
     while value > 127:
         written.append(value & 127 | 128)

@@ -15,6 +15,8 @@ from jax_mrissl.data.spec import DatasetSpec, plain
 # What operating systems and archives leave behind.
 _LITTER = {'thumbs.db', 'desktop.ini', '__macosx'}
 _HASHED_AT_ONCE = 4096
+# Files up to so many bytes are read in one go; most are.
+_SMALL = 1 << 20
 # How far below the given folder the right one is looked for.
 _SEARCH_LEVELS = 3
 
@@ -52,12 +54,11 @@ def list_files(
     for source, folder in zip(_source_names(spec, raw_dirs), raw_dirs, strict=True):
         check_folder(spec, folder)
         whole = folder.resolve()
-        names = (
-            path.relative_to(folder).as_posix()
-            for path in walk(folder)
-            if not named(path, spec.beside)
-        )
-        found = [RawFile(source, name, whole) for name in names]
+        found = [
+            RawFile(source, name, whole)
+            for name in walk(folder)
+            if not named(name, spec.beside)
+        ]
         if out:
             found = [raw for raw in found if raw.file.resolve() not in out]
         if not found:
@@ -129,9 +130,9 @@ def too_high(folder: Path, right: Path, what: str) -> UserError:
     )
 
 
-def named(path: Path, patterns: Sequence[str]) -> bool:
+def named(path: str, patterns: Sequence[str]) -> bool:
     """Says whether a file's name fits one of some patterns with * and ?."""
-    name = path.name.casefold()
+    name = path.rpartition('/')[2].casefold() if patterns else ''
     return any(fnmatch.fnmatchcase(name, p.casefold()) for p in patterns)
 
 
@@ -158,7 +159,11 @@ def file_sha256(path: Path) -> str:
     try:
         if not path.is_file():  # a pipe would block for ever
             return ''
-        with open(path, 'rb') as stream:
+        with open(path, 'rb', buffering=0) as stream:
+            start = stream.read(_SMALL)
+            if len(start) < _SMALL:
+                return hashlib.sha256(start).hexdigest()
+            stream.seek(0)
             return hashlib.file_digest(stream, 'sha256').hexdigest()
     except OSError:
         return ''
@@ -200,8 +205,10 @@ def _source_names(spec: DatasetSpec, raw_dirs: Sequence[Path]) -> list[str]:
     return names
 
 
-def walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Yields all files below; follows links, but not round in circles."""
+def walk(
+    folder: Path, above: str = '', seen: frozenset[Path] = frozenset()
+) -> Iterator[str]:
+    """Yields the paths of all files below; follows links, but not round in circles."""
     seen |= {folder.resolve()}
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -212,11 +219,10 @@ def walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith('.') or entry.name.casefold() in _LITTER:
             continue
-        path = Path(entry.path)
         if not entry.is_dir():
-            yield path
-        elif path.resolve() not in seen:
-            yield from walk(path, seen)
+            yield above + entry.name
+        elif (inner := Path(entry.path)).resolve() not in seen:
+            yield from walk(inner, f'{above}{entry.name}/', seen)
 
 
 def _splits(spec: DatasetSpec) -> set[str]:

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import errno
+import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.progress import Progress
 from jax_mrissl.core.run_dir import read_json, write_json
-from jax_mrissl.data import records
+from jax_mrissl.data import publication, records
 from jax_mrissl.data.card import make_card
 from jax_mrissl.data.inventory import (
     RawFile,
@@ -27,13 +29,7 @@ from jax_mrissl.data.inventory import (
 from jax_mrissl.data.item import Item
 from jax_mrissl.data.own import OwnFolder, with_classes
 from jax_mrissl.data.planning import Plan, make_plan
-from jax_mrissl.data.publication import (
-    IDENTITY,
-    Content,
-    forget_work,
-    publish,
-    write_around,
-)
+from jax_mrissl.data.publication import IDENTITY, Content
 from jax_mrissl.data.scan import FileFacts, Storage, from_json
 from jax_mrissl.data.spec import DatasetSpec
 from jax_mrissl.data.spool import FILES_PER_JOB, Spool
@@ -101,7 +97,7 @@ class Making:
         path = given or find_table(self.spec, self.raw_dirs, files)
         columns = self.spec.table
         tables = columns.names if columns else ()
-        files = [file for file in files if not named(file.file, tables)]
+        files = [file for file in files if not named(file.path, tables)]
         table = read_table(path, files, columns) if path and columns else None
         spec = with_classes(self.spec, files, table)
         titles = read_titles(spec, self.raw_dirs)
@@ -118,8 +114,13 @@ class Making:
         earlier = self._earlier(options, files)
         if earlier:
             return earlier
-        with Crew(self.workers) as crew, self._spool() as spool:
+        with (
+            ThreadPoolExecutor(1) as beside,
+            Crew(self.workers) as crew,
+            self._spool() as spool,
+        ):
             crew.start()
+            beside.submit(publication.load)
             facts = self._read(spec, files, spool, crew)
             hashes = [one.sha256 for one in facts]
             raw = raw_digest(files, hashes)
@@ -156,12 +157,12 @@ class Making:
             shards={s: [records.read_facts(p) for p in ps] for s, ps in shards.items()},
             notes=notes,
         )
-        write_around(
+        publication.write_around(
             Content(spec, plan, files, hashes, shards, card),
             staging,
             keep_private=self.keep_private,
         )
-        publish(staging, self._folder, replaced=self._beside('replaced'))
+        publication.publish(staging, self._folder, replaced=self._beside('replaced'))
         return Prepared(self._folder, card, was_there=False)
 
     def _recover(self) -> None:
@@ -172,7 +173,7 @@ class Making:
         elif replaced.exists():
             shutil.rmtree(replaced)
         if self._folder.is_dir():
-            forget_work(self._folder)
+            publication.forget_work(self._folder)
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[Spool]:
@@ -201,12 +202,15 @@ class Making:
         card = {}
         with contextlib.suppress(OSError, ValueError):
             card = read_json(self._folder / 'card.json')
-        if card.get('options') == options and card.get('raw_digest') == raw:
+        was = card.get('options', {})
+        asked = options
+        if was.get('format') in records.READABLE:
+            asked = options | {'format': was['format']}
+        if was == asked and card.get('raw_digest') == raw:
             return Prepared(self._folder, card, was_there=True)
         if self.overwrite:
             return None
         differences = [] if card.get('raw_digest') == raw else ['other raw files']
-        was = card.get('options', {})
         for key, words in {
             'canvas': 'canvas {}',
             'bits': '{} bits',
@@ -214,7 +218,7 @@ class Making:
             'table': 'another table',
             'format': 'another format of records',
         }.items():
-            if was.get(key) != options[key]:
+            if was.get(key) != asked[key]:
                 differences.append(words.format(was.get(key)))
         raise UserError(
             f'{self._folder} was prepared from or with: {", ".join(differences)}. It '
@@ -240,11 +244,11 @@ class Making:
 
         def jobs() -> Iterator[Job]:
             for number, start in enumerate(range(0, len(files), FILES_PER_JOB)):
-                paths = [str(f.file) for f in files[start : start + FILES_PER_JOB]]
+                some = files[start : start + FILES_PER_JOB]
                 yield (
                     'scan',
                     {
-                        'paths': paths,
+                        'paths': [os.path.join(f.folder, f.path) for f in some],
                         'spool': str(spool.path(number)),
                         'storage': dataclasses.asdict(storage),
                     },

@@ -3,9 +3,9 @@
 import dataclasses
 import hmac
 import math
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.gray_levels import with_limits
@@ -132,15 +132,24 @@ def _described(
 ) -> list[Item]:
     """Gives the images of all files with what path and table say of each."""
     twins: Counter[str] = Counter()
-    images = set()
-    if spec.masks:
-        images = {(raw.source, _without_suffix(raw.path)) for raw in files}
+    told_masks = {(raw.source, _mask_of(spec, raw.path)) for raw in files if spec.masks}
+    masked = {(source, image) for source, image in told_masks if image}
+    images = {
+        path
+        for raw in files
+        if masked and (path := (raw.source, _without_suffix(raw.path))) in masked
+    }
+    # Files of one folder share what their path tells.
+    labels = {
+        folder: spec.label_of(posixpath.join(folder, 'x'))
+        for folder in {_folder(raw) for raw in files}
+    }
     items = []
     for number, (raw, found) in enumerate(zip(files, facts, strict=True)):
         twins[found.sha256] += 1
         identity = f'{found.sha256} {twins[found.sha256]}'
         told = table.rows.get(number) if table else None
-        label = spec.label_of(raw.path)
+        label = labels[_folder(raw)]
         is_mask = (raw.source, _mask_of(spec, raw.path)) in images
         if not found.slices or is_mask:
             items.append(
@@ -189,7 +198,11 @@ def _mask_of(spec: DatasetSpec, path: str) -> str | None:
 
 
 def _without_suffix(path: str) -> str:
-    return str(PurePosixPath(path.removesuffix('.gz')).with_suffix(''))
+    return posixpath.splitext(path.removesuffix('.gz'))[0]
+
+
+def _folder(raw: RawFile) -> str:
+    return posixpath.dirname(raw.path)
 
 
 def _unfit(spec: DatasetSpec, image: SliceFacts) -> str:

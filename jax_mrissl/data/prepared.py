@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.core.run_dir import read_json
 from jax_mrissl.data.canvas import shown
-from jax_mrissl.data.records import FORMAT
+from jax_mrissl.data.records import READABLE
 from jax_mrissl.readers.image import decode_png
 
 _FACTS = (
@@ -154,7 +154,7 @@ def find_prepared(
         )
     folder = versions[-1]
     card = read_json(folder / 'card.json')
-    if card['options']['format'] != FORMAT:
+    if card['options']['format'] not in READABLE:
         raise UserError(
             f'{folder} was prepared by another version of jax_mrissl. Prepare it '
             'again, with --overwrite.' + (f'\n{advice}' if advice else '')

@@ -1,6 +1,7 @@
 """What lies beside the shards of a prepared dataset, and how it gets its name."""
 
 import dataclasses
+import importlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,6 @@ def write_around(content: Content, folder: Path, *, keep_private: bool) -> None:
     write_atomically(folder / 'card.md', card_text(content.card))
     write_atomically(folder / 'rejects.csv', rejects_text(plan))
     write_atomically(folder / 'contact_sheet.png', _draw_sheet(content))
-    # Here, as it takes a second to load: what reads and writes images never needs it.
     from jax_mrissl.data import tfds_format
 
     tfds_format.write_metadata(
@@ -69,6 +69,12 @@ def write_around(content: Content, folder: Path, *, keep_private: bool) -> None:
         bits=content.card['bits'],
         description=f'{spec.title}. Source: {spec.source} Terms: {spec.terms}',
     )
+
+
+def load() -> None:
+    """Loads what `write_around` needs: a second that can pass while workers work."""
+    importlib.import_module('jax_mrissl.data.tfds_format')
+    pyarrow.table({'': ['']})  # loads pandas
 
 
 def publish(staging: Path, folder: Path, *, replaced: Path) -> None:

@@ -253,7 +253,7 @@ def _list(given: Sequence[Path]) -> list[RawFile]:
     for path in given:
         path = path.expanduser()
         if path.is_dir():
-            files: list[Path] = list(walk(path))
+            files = [path / name for name in walk(path)]
             if not files:
                 raise UserError(f'There are no files in the folder {path}.')
         elif path.exists():
@@ -261,7 +261,7 @@ def _list(given: Sequence[Path]) -> list[RawFile]:
         else:
             raise UserError(f'There is nothing at {path}. Give files or folders.')
         for file in files:
-            found.setdefault(file.resolve(), RawFile('', str(file), file.absolute()))
+            found.setdefault(file.resolve(), RawFile('', str(file), Path.cwd()))
     if not found:
         raise UserError('Give files or folders of images.')
     return sorted(found.values(), key=lambda raw: raw.path)

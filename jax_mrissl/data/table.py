@@ -58,7 +58,7 @@ def find_table(
     columns = spec.table
     if not columns or not columns.names:
         return None
-    found = [file.file for file in files if named(file.file, columns.names)]
+    found = [file.file for file in files if named(file.path, columns.names)]
     if len(found) > 1:
         told = ', '.join(str(path) for path in found[:5])
         raise UserError(f'There are {len(found)} tables: {told}. Say which by --table.')
@@ -67,7 +67,9 @@ def find_table(
     if not found:
         for folder in raw_dirs:
             for above in list(folder.resolve().parents)[:_LEVELS_ABOVE]:
-                near = [p for p in sorted(above.glob('*')) if named(p, columns.names)]
+                near = [
+                    p for p in sorted(above.glob('*')) if named(p.name, columns.names)
+                ]
                 if near:
                     raise UserError(
                         f'The raw folder {folder} is too deep: the table '

@@ -25,6 +25,15 @@ from jax_mrissl.data.inventory import file_sha256
 from jax_mrissl.data.records import write_shard
 from jax_mrissl.data.scan import scan_files
 
+_ENVIRONMENT = {
+    # Threads of BLAS would only be in each other's way.
+    'OMP_NUM_THREADS': '1',
+    'OPENBLAS_NUM_THREADS': '1',
+    # Memory of one image is kept for the next; to return it to the system and to get
+    # it back as empty pages costs as much as to decode a JPEG.
+    'MALLOC_MMAP_THRESHOLD_': '268435456',
+    'MALLOC_TRIM_THRESHOLD_': '268435456',
+}
 # No image takes so long to read; a worker that is silent for longer has stalled.
 _PATIENCE_S = 300.0
 
@@ -51,8 +60,7 @@ class Worker:
 
     def __init__(self, patience_s: float = _PATIENCE_S):
         self._patience_s = patience_s
-        # Threads of BLAS would only be in each other's way.
-        environment = os.environ | {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+        environment = os.environ | _ENVIRONMENT
         environment['PYTHONPATH'] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'jax_mrissl.data.workers'],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from jax_mrissl.core.errors import UnreadableFile
@@ -153,16 +154,22 @@ def _in_units(
             stored = (stored >> max(bits - 8, 0)).astype(np.uint8)
         return gray_if_equal(stored), None
     padding = _padding(header, stored)
-    lowest, highest = float(np.min(stored)), float(np.max(stored))
     if np.issubdtype(stored.dtype, np.integer):
         stored, lowest, highest = _stored_bits(header, stored)
+    else:
+        lowest, highest = float(np.min(stored)), float(np.max(stored))
     if header.get('ModalityLUTSequence'):
-        pixels = np.asarray(apply_modality_lut(stored, header), np.float32)
+        # Signed, as the table may begin below 0.
+        values = stored.astype(np.int64) if stored.dtype.kind in 'iu' else stored
+        pixels = np.asarray(apply_modality_lut(values, header), np.float32)
         lowest, highest = float(pixels.min()), float(pixels.max())
     else:
         slope = _number(header, 'RescaleSlope', 1.0, index) or 1.0
         intercept = _number(header, 'RescaleIntercept', 0.0, index)
-        pixels = (stored * slope + intercept).astype(np.float32)
+        if (slope, intercept) == (1, 0):
+            pixels = stored.astype(np.float32)
+        else:
+            pixels = (stored * slope + intercept).astype(np.float32)
         lowest, highest = (v * slope + intercept for v in (lowest, highest))
     window = _window(header, index)
     if photometric == 'MONOCHROME1':
@@ -170,7 +177,8 @@ def _in_units(
         pixels = np.float32(lowest + highest) - pixels
         if window:
             window = lowest + highest - window[1], lowest + highest - window[0]
-    pixels[padding] = np.nan
+    if padding is not None:
+        pixels[padding] = np.nan
     return pixels, window
 
 
@@ -180,7 +188,11 @@ def _stored_bits(
     """Drops the bits that are not the image's, such as old overlays."""
     bits = int(_number(header, 'BitsStored', 8 * stored.itemsize))
     bits = bits if 0 < bits < 8 * stored.itemsize else 8 * stored.itemsize
-    values = stored.astype(np.int64)
+    if bits == 8 * stored.itemsize:  # all of them are the image's
+        limits = np.iinfo(stored.dtype)
+        return stored, float(limits.min), float(limits.max)
+    wide: type[np.signedinteger[Any]] = np.int64 if stored.itemsize > 2 else np.int32
+    values = stored.astype(wide)
     if not header.file_meta.TransferSyntaxUID.is_encapsulated:
         values >>= max(int(_number(header, 'HighBit', bits - 1)) - bits + 1, 0)
     values &= (1 << bits) - 1
@@ -190,11 +202,11 @@ def _stored_bits(
     return (values ^ half) - half, float(-half), float(half - 1)
 
 
-def _padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    """Finds the pixels that only fill the rectangle, bool [H, W]."""
+def _padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """Finds the pixels that only fill the rectangle, bool [H, W]; None: none do."""
     first = _number(header, 'PixelPaddingValue', UNKNOWN)
     if np.isnan(first):
-        return np.zeros(stored.shape, bool)
+        return None
     last = _number(header, 'PixelPaddingRangeLimit', first)
     if np.issubdtype(stored.dtype, np.integer):
         # The tag's sign may contradict the pixels': 63536 then means -2000.
@@ -253,6 +265,8 @@ def _position(header: pydicom.Dataset, index: int, count: int) -> float:
     return _number(header, 'InstanceNumber', UNKNOWN)
 
 
+# The groups of each frame, and of all: Per-frame and Shared Functional Groups Sequence.
+_PER_FRAME, _SHARED = Tag(0x5200, 0x9230), Tag(0x5200, 0x9229)
 # Where multi-frame objects keep what single-frame ones have at the top.
 _GROUPS = {
     'ImagePositionPatient': 'PlanePositionSequence',
@@ -269,9 +283,12 @@ def _values(header: pydicom.Dataset, keyword: str, index: int) -> list[Any]:
     """Gives the values of a tag: the frame's own, all frames', or the object's."""
     places: list[pydicom.Dataset] = []
     if keyword in _GROUPS:
-        per_frame = header.get('PerFrameFunctionalGroupsSequence') or []
-        shared = header.get('SharedFunctionalGroupsSequence') or []
-        for group in [*per_frame[index : index + 1], *shared[:1]]:
+        groups: list[pydicom.Dataset] = []
+        if _PER_FRAME in header:
+            groups.extend((header[_PER_FRAME].value or [])[index : index + 1])
+        if _SHARED in header:
+            groups.extend((header[_SHARED].value or [])[:1])
+        for group in groups:
             places.extend((group.get(_GROUPS[keyword]) or [])[:1])
     for place in [*places, header]:
         try:

@@ -1,8 +1,7 @@
-"""JPEG and PNG: files to pixels, pixels to the canvas, the canvas to PNG."""
+"""JPEG and PNG: files to pixels, and pixels to the canvas."""
 
 import io
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +34,8 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             with Image.open(path, formats=('JPEG', 'PNG')) as image:
                 image.load()
-                pixels = _pixels(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels = _pixels(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnreadableFile(path, 'image too large', str(error)) from error
     except OSError as error:
@@ -50,7 +50,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
         return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
     if image.mode in ('1', 'L'):
-        return np.asarray(image.convert('L'))
+        return np.asarray(image if image.mode == 'L' else image.convert('L'))
     if image.has_transparency_data:
         black = Image.new('RGBA', image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert('RGBA'))
@@ -97,21 +97,8 @@ def thumbnail(pixels: np.ndarray, size: int) -> np.ndarray:
     return resize(np.ascontiguousarray(pixels), size, size)
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Writes uint8 [H, W], [H, W, 1] or [H, W, 3] as a PNG file; loses nothing.
-
-    uint16 is written too, of one channel.
-    """
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    file = io.BytesIO()
-    # Runs alone, of filtered rows: as small as all of deflate, in half the time.
-    Image.fromarray(pixels).save(file, 'PNG', compress_type=zlib.Z_RLE)
-    return file.getvalue()
-
-
 def decode_png(data: bytes) -> np.ndarray:
-    """Decodes a PNG of `encode_png`: uint8 or uint16 [H, W, C]."""
+    """Decodes a PNG of a record: uint8 or uint16 [H, W, C]."""
     with Image.open(io.BytesIO(data), formats=('PNG',)) as image:
         pixels = np.asarray(image)
     if pixels.dtype not in (np.uint8, np.uint16):

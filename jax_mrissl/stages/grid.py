@@ -126,7 +126,7 @@ def read_grid(config: ConfigDict) -> Grid:
     Raises:
         UserError: names the field that is wrong.
     """
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value
         for name, value in config.study.to_dict().items()
     }

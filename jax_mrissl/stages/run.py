@@ -76,6 +76,7 @@ def write_results(
         )
     ]
     written = write_arms(experiment, data, opened, seen, workdir)
+    write_training_facts(written, data, planned.whole)
     write_page(
         FinishedRun(
             experiment=experiment,
