@@ -107,9 +107,11 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
             arms.append((name, mode, stage, begin))
 
     controls = Stage('controls', controls_identity(plan, data))
-    jobs.append(
-        _Job(controls, functools.partial(run_controls, data), 'Baselines and controls')
+    every_slice = label_data(
+        dataclasses.replace(plan, slices_per_group=0), whole, common
     )
+    run_all = functools.partial(run_controls, data, every_slice)
+    jobs.append(_Job(controls, run_all, 'Baselines and controls'))
 
     waiting = [job for job in jobs if not store.is_done(job.stage)]
     if not waiting:
