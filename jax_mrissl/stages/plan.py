@@ -1,7 +1,6 @@
 """An experiment laid out: its data, and the stages that it needs, in order."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,9 +171,12 @@ def plan_experiment(
             arms.append(arm)
             jobs.append(job)
     controls = Stage('controls', controls_identity(plan, data))
-    jobs.append(
-        Job(controls, functools.partial(run_controls, data), 'Baselines and controls')
-    )
+    every_slice = dataclasses.replace(plan, slices_per_group=0)
+
+    def run_baselines(folder: Path) -> Json:
+        return run_controls(data, shelf.labelled(every_slice, common), folder)
+
+    jobs.append(Job(controls, run_baselines, 'Baselines and controls'))
     return PlannedExperiment(
         experiment=experiment,
         whole=whole,

@@ -49,7 +49,7 @@ def data(cohort, plan):
 @pytest.fixture(scope='module')
 def folder(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp('controls')
-    run_controls(data, folder)
+    run_controls(data, data, folder)
     return folder
 
 
@@ -118,6 +118,22 @@ def test_the_witness_names_the_nearest_of_all_that_is_not_tested(data, folder, p
     shown = found.headlines('slice')
     assert list(shown) == ['accuracy']
     assert shown['accuracy'].value == pytest.approx(right / len(small))
+
+
+def test_pixels_learn_from_all_slices_also_where_arms_have_few(cohort, plan, tmp_path):
+    prepared = open_prepared(cohort, 'smoke', 'labelled')
+    whole = label_data(plan, prepared)
+    few = label_data(dataclasses.replace(plan, slices_per_group=1), prepared)
+    run_controls(whole, whole, tmp_path / 'whole')
+    run_controls(few, whole, tmp_path / 'few')
+    for name in (1, 2):  # pixels, witness
+        all_told = pool(baseline_arms(whole, tmp_path / 'whole')[name], whole)
+        told = pool(baseline_arms(few, tmp_path / 'few')[name], few)
+        places = np.isin(whole.prepared.file_ids, few.prepared.file_ids)
+        assert len(told.rows) == 16
+        np.testing.assert_allclose(
+            told.columns['logits'], all_told.columns['logits'][places]
+        )
 
 
 def test_what_decides_their_numbers_is_in_their_address(data, plan):
