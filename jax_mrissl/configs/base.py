@@ -99,8 +99,9 @@ def _everything(name: str) -> ConfigDict:
             init_from='',
             # The sections below that pretrain, each from the one before; (): none.
             chain=(),
-            # Of the page; pictures=False: it shows no picture of a subject.
-            report=dict(pictures=True),
+            # Of the page; pictures=False: it shows no picture of a subject. saliency:
+            # maps of what a network looked at, made once, if pictures are shown.
+            report=dict(pictures=True, saliency=True),
             finetune=dict(
                 data=dict(name='alzheimer_mri', split='all'),
                 # Or 'severity4', 'demented'; 'classes': the set's own; 'regression':
@@ -189,6 +190,7 @@ def _demo(config: ConfigDict) -> None:
 def _smoke(config: ConfigDict) -> None:
     """Seconds: every room is entered, nothing is learned."""
     config.encoder.name = 'resnet_tiny'
+    config.report.saliency = False
     for section in _simulated(config, 'smoke'):
         section.update(
             image_size=16,

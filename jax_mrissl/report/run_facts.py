@@ -115,12 +115,14 @@ class Gallery:
         notes: paragraphs before the pictures.
         pictures: the pictures.
         sheet: whether each fills the width, as a montage does.
+        table: below the pictures; None: none.
     """
 
     title: str
     notes: tuple[str, ...]
     pictures: tuple[Picture, ...]
     sheet: bool = False
+    table: 'FactTable | None' = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -181,9 +181,11 @@ class Explainer:
         total = np.zeros(images.shape)
         points = np.zeros(count, int)
         gap = np.full(count, np.inf)
+        maps = np.zeros(images.shape)
         shares = (np.arange(_FIRST_POINTS) + 0.5) / _FIRST_POINTS
         while True:
-            open_rows = np.flatnonzero((gap > tolerance) & (points < most_points))
+            unfinished = (gap > tolerance) & (points < most_points)
+            open_rows = np.flatnonzero(unfinished | (points == 0))
             if not len(open_rows):
                 break
             # All of them have as many points: those of earlier rounds.
@@ -299,7 +301,15 @@ class Explainer:
         deviation: float,
     ) -> np.ndarray:
         """Adds up the gradients at points, for each image: float64 [n, H, W, C]."""
-        total = np.zeros(ends[0].shape)
+        count = len(ends[0])
+        # One shape for all folds, whatever their number of images: one compilation.
+        more = -count % self.batch_size
+        images, baselines = (
+            np.pad(np.asarray(end, np.float32), ((0, more), (0, 0), (0, 0), (0, 0)))
+            for end in ends
+        )
+        own = np.pad(np.asarray(targets, np.int32), (0, more))
+        total = np.zeros(images.shape)
         for start in range(0, len(rows), self.batch_size):
             part = slice(start, start + self.batch_size)
             fill = (0, self.batch_size - len(rows[part]))
@@ -312,13 +322,13 @@ class Explainer:
             total += np.asarray(
                 self._slope_program(
                     network,
-                    tuple(np.asarray(end, np.float32) for end in ends),
-                    np.asarray(targets, np.int32),
+                    (images, baselines),
+                    own,
                     self.place(points),
                     np.float32(deviation),
                 )
             )
-        return total
+        return total[:count]
 
     def _blocks(self, count: int) -> Iterator[np.ndarray]:
         """Cuts n rows into blocks of one size; the last repeats its last row."""

@@ -11,6 +11,7 @@ from jax_mrissl.tasks.from_config import Experiment
 from jax_mrissl.tasks.opened_run import OpenedArm, write_arms
 from jax_mrissl.tasks.page import FinishedRun, write_page
 from jax_mrissl.tasks.pooling import Arm
+from jax_mrissl.tasks.saliency_gallery import ensure_gallery
 from jax_mrissl.tasks.training_facts import write_training_facts
 
 # In a workdir: where its stages keep their results.
@@ -77,6 +78,8 @@ def write_results(
     ]
     written = write_arms(experiment, data, opened, seen, workdir)
     write_training_facts(written, data, planned.whole)
+    if experiment.report.pictures and experiment.report.saliency:
+        ensure_gallery(written, data)
     write_page(
         FinishedRun(
             experiment=experiment,

@@ -377,9 +377,11 @@ class ReportPlan:
 
     Attributes:
         pictures: whether it shows pictures of subjects.
+        saliency: whether saliency maps are made, and shown with the pictures.
     """
 
     pictures: bool
+    saliency: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,7 @@ from jax_mrissl.tasks.group_tables import beyond_table, group_tables
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.methods_section import methods
 from jax_mrissl.tasks.pooling import UNTRAINED, Arm
+from jax_mrissl.tasks.saliency_section import saliency_section
 from jax_mrissl.tasks.training_curves import pretraining_curves, validation_curves
 
 PAGE = 'report/index.html'
@@ -116,6 +117,13 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         *statements.by_age(chosen, data, plan),
         *statements.headline(tables, headline, chosen),
     ]
+    galleries = []
+    if run.experiment.report.pictures:
+        stages = [arm.folder.name for arm in run.arms]
+        galleries = [
+            *_galleries(run, chosen, details),
+            *saliency_section(workdir, stages, simulated=simulated),
+        ]
     return RunFacts(
         title=f'{run.experiment.name}: {_task_words(data)}',
         subtitle=f'Tested on {data.prepared.card["title"]}, '
@@ -142,7 +150,7 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         more=_more(measured),
         groups=group_tables(measured, chosen, failed),
         beyond=beyond_table(measured, failed),
-        galleries=_galleries(run, chosen, details),
+        galleries=galleries,
         pictures_left_out=not run.experiment.report.pictures,
         curves=_curves(run),
         background=statements.background(data, plan),
@@ -251,8 +259,6 @@ def _parts(name: str, value: Json) -> tuple[str, str]:
 def _galleries(
     run: FinishedRun, chosen: Arm | None, details: ClassDetails | NumberDetails | None
 ) -> list[Gallery]:
-    if not run.experiment.report.pictures:
-        return []
     found = []
     if chosen and details and (pictures := worst_mistakes(chosen, run.data)):
         found.append(
