@@ -184,14 +184,11 @@ class Finetuner:
         folder.mkdir(parents=True, exist_ok=True)
         probe.save(folder / PROBE)
         test = data.rows(fold.test)
+        held_logits = probe.logits(features[held])
         write_predictions(
-            folder,
-            data,
-            held,
-            probe.logits(features[held]),
-            test,
-            probe.logits(features[test]),
+            folder, data, held, held_logits, test, probe.logits(features[test])
         )
+        facts = facts | {'validation_loss': self._answers.loss(held, held_logits)}
         return facts
 
     def _fit_knn(self, features: np.ndarray, fold: Fold, folder: Path) -> Json:

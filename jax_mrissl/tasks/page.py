@@ -160,7 +160,7 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         methods=methods(run.experiment, data, run.pretraining, measured),
         command=run.command,
         config=_config(workdir),
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -367,7 +367,8 @@ def _config(workdir: Path) -> str:
     return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
 
 
-def _versions() -> list[tuple[str, str]]:
+def versions() -> list[tuple[str, str]]:
+    """Gives what the program is made of, with its versions."""
     return [
         ('jax_mrissl', __version__),
         ('Python', platform.python_version()),

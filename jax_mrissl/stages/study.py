@@ -1,0 +1,275 @@
+"""Runs a study: every stage of its grid once, then each experiment's page, its tables.
+
+Any number of processes may run the same study on one disk, at any time: stages are
+claimed one by one. What is done is found by its content, whoever did it.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from jax_mrissl.core.digest import digest
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.core.run_dir import read_json, write_json
+from jax_mrissl.stages.claims import Claims, forget
+from jax_mrissl.stages.demo import prepare_simulated
+from jax_mrissl.stages.grid import Cell, Encoder, Grid, cells, read_grid
+from jax_mrissl.stages.plan import Job, PlannedExperiment, Shelf, plan_experiment
+from jax_mrissl.stages.run import STAGES, write_results
+from jax_mrissl.stages.store import Store
+from jax_mrissl.stages.study_results import (
+    Measurer,
+    StudiedCell,
+    StudyContent,
+    write_study,
+)
+from jax_mrissl.stages.work import do_jobs
+
+EXPERIMENTS = 'experiments'
+# In an experiment's folder, and the study's: what the files beside it were made of.
+_WRITTEN = 'written.json'
+# Raised by hand when tables or pages would be written in another way.
+_WRITING_VERSION = 1
+_LOOK_AGAIN_S = 1.0
+
+
+def run_study(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    command: str = '',
+    retry_failed: bool = False,
+    claims: Claims | None = None,
+) -> str:
+    """Runs what is not done yet, and writes the tables.
+
+    Args:
+        config: as `configs/study.py` makes it.
+        workdir: gets `stages/`, `experiments/`, the tables and the page.
+        command: what repeats this, for the page; '': no command does.
+        retry_failed: whether what failed before is tried again.
+        claims: how other processes are told of; None: the usual.
+
+    Returns: the tables, as text for a terminal.
+
+    Raises:
+        UserError: a mistake in the config, or no experiment of the grid can be run.
+    """
+    study = Study(config, workdir, claims=claims)
+    if retry_failed:
+        study.retry_failed()
+    study.do_stages()
+    return study.write(command)
+
+
+class Study:
+    """A grid of experiments in one work folder.
+
+    Args:
+        config, workdir, claims: as in `run_study`.
+
+    Raises:
+        UserError: a mistake in the config, or no experiment of the grid can be run.
+    """
+
+    def __init__(
+        self, config: ConfigDict, workdir: Path, *, claims: Claims | None = None
+    ):
+        self._config, self._workdir = config, workdir
+        self._grid: Grid = read_grid(config)
+        self._store = Store(workdir / STAGES)
+        self._claims = claims or Claims()
+        self._shelf = Shelf()
+        # By the folder of its cell; text: why it cannot be run.
+        self._planned: dict[str, PlannedExperiment | str] = {}
+        self.cells = self._lay_out({})
+        self._refuse_if_nothing_can_run()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All stages of the experiments that can be run, those of pretraining first."""
+        jobs = [job for planned in self.planned for job in planned.jobs]
+        # Most has to wait for pretraining, and workers should not wait for each other.
+        return sorted(jobs, key=lambda job: job.stage.kind != 'pretrain')
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why experiments cannot be run, by the folder of their cell."""
+        return {k: why for k, why in self._planned.items() if isinstance(why, str)}
+
+    @property
+    def planned(self) -> list[PlannedExperiment]:
+        """The experiments that can be run."""
+        found = [self._planned[cell.folder] for cell in self.cells]
+        return [planned for planned in found if isinstance(planned, PlannedExperiment)]
+
+    def counts(self) -> tuple[int, int]:
+        """Gives how many different stages there are, and how many are done."""
+        stages = {job.stage.address: job.stage for job in self.jobs}
+        done = sum(self._store.is_done(stage) for stage in stages.values())
+        return len(stages), done
+
+    def is_done(self, job: Job) -> bool:
+        """Says whether a stage is done."""
+        return self._store.is_done(job.stage)
+
+    def failure(self, job: Job) -> str:
+        """Says why a stage failed; '': it did not."""
+        return self._store.failure(job.stage)
+
+    def retry_failed(self) -> None:
+        """Forgets what failed, so that it is tried again."""
+        for job in self.jobs:
+            self._store.retry(job.stage)
+
+    def do_stages(self) -> None:
+        """Does all stages: of every cell, then those of the finalists alone."""
+        do_jobs(self.jobs, self._store, go_on=True, claims=self._claims)
+        extra = self._finalists()
+        if extra:
+            self.cells = self._lay_out(extra)
+            do_jobs(self.jobs, self._store, go_on=True, claims=self._claims)
+
+    def write(self, command: str = '') -> str:
+        """Writes each experiment's page, and the study's tables and page."""
+        done = [cell for cell in self.cells if self._is_whole(cell)]
+        for number, cell in enumerate(done, 1):
+            planned = self._planned[cell.folder]
+            assert isinstance(planned, PlannedExperiment)
+            folder = self._workdir / EXPERIMENTS / cell.folder
+            what = f'Table and page {number} of {len(done)}'
+
+            def results(
+                planned: PlannedExperiment = planned,
+                folder: Path = folder,
+                what: str = what,
+            ) -> None:
+                logging.info('%s.', what)
+                write_results(planned, self._store, folder, command='')
+
+            self._once(folder, self._made_of(planned), results)
+        content = self._content(command)
+        made_of = [
+            _WRITING_VERSION,
+            command,
+            [[cell.cell.folder, cell.made_of, cell.error] for cell in content.cells],
+            dataclasses.asdict(self._grid),
+        ]
+        self._once(
+            self._workdir,
+            digest(made_of),
+            lambda: write_study(content, Measurer(self._store), self._workdir),
+        )
+        return (self._workdir / 'study.txt').read_text()
+
+    def _lay_out(self, extra: Mapping[Encoder, Sequence[str]]) -> list[Cell]:
+        found = cells(self._config, self._grid, extra=extra)
+        for cell in found:
+            known = self._planned.get(cell.folder)
+            if isinstance(known, PlannedExperiment):
+                if known.experiment == cell.experiment:
+                    continue
+            elif known:
+                continue
+            prepare_simulated(cell.experiment)
+            try:
+                self._planned[cell.folder] = plan_experiment(
+                    cell.experiment,
+                    self._store,
+                    spare=self._workdir / 'audit',
+                    shelf=self._shelf,
+                )
+            except UserError as error:
+                self._planned[cell.folder] = str(error)
+                logging.warning('%s cannot be run: %s', cell.folder, error)
+        return found
+
+    def _refuse_if_nothing_can_run(self) -> None:
+        reasons = list(dict.fromkeys(self.refused.values()))
+        if len(self.refused) == len(self.cells):
+            raise UserError('\n'.join(reasons))
+
+    def _finalists(self) -> dict[Encoder, Sequence[str]]:
+        """Chooses who is finetuned in more modes: by validation, never by test."""
+        grid = self._grid
+        if not grid.final_modes:
+            return {}
+        mode = grid.modes[0]
+        losses: dict[Encoder, list[float]] = {}
+        for cell in self.cells:
+            if not cell.encoder.method or cell.setting.target != grid.targets[0]:
+                continue
+            planned = self._planned[cell.folder]
+            if isinstance(planned, str):
+                continue
+            for arm in planned.arms:
+                if arm.name != cell.experiment.name or arm.mode != mode:
+                    continue
+                if self._store.is_done(arm.stage):
+                    folds = self._store.facts(arm.stage)['folds']
+                    own = losses.setdefault(cell.encoder, [])
+                    own += [fold['validation_loss'] for fold in folds]
+        best = sorted(losses, key=lambda e: sum(losses[e]) / len(losses[e]))
+        chosen = best[: grid.finalists]
+        for encoder in chosen:
+            logging.info('Among the best by validation: %s.', encoder.name)
+        return dict.fromkeys([Encoder(), *chosen], grid.final_modes)
+
+    def _is_whole(self, cell: Cell) -> bool:
+        planned = self._planned[cell.folder]
+        return isinstance(planned, PlannedExperiment) and all(
+            self._store.is_done(job.stage) for job in planned.jobs
+        )
+
+    def _made_of(self, planned: PlannedExperiment) -> str:
+        return digest(
+            [
+                _WRITING_VERSION,
+                [job.stage.address for job in planned.jobs],
+                planned.overlap.to_json(),
+                dataclasses.asdict(planned.experiment.report),
+                planned.experiment.finetune.bootstrap_resamples,
+                planned.experiment.finetune.prevalence,
+            ]
+        )
+
+    def _content(self, command: str) -> StudyContent:
+        found = []
+        for cell in self.cells:
+            planned = self._planned[cell.folder]
+            if isinstance(planned, str):
+                found.append(StudiedCell(cell, None, planned, ''))
+                continue
+            errors = [
+                error
+                for job in planned.jobs
+                if (error := self._store.failure(job.stage))
+            ]
+            missing = not all(self._store.is_done(job.stage) for job in planned.jobs)
+            error = errors[0] if errors else 'It is not done.' if missing else ''
+            found.append(StudiedCell(cell, planned, error, self._made_of(planned)))
+        return StudyContent(
+            name=self._config.name, grid=self._grid, cells=tuple(found), command=command
+        )
+
+    def _once(self, folder: Path, made_of: str, write: Callable[[], Any]) -> None:
+        """Writes what is not written of this yet; waits for another who does."""
+        about = folder / _WRITTEN
+
+        def is_written() -> bool:
+            return about.exists() and read_json(about) == {'made_of': made_of}
+
+        folder.mkdir(parents=True, exist_ok=True)
+        while not is_written():
+            with self._claims.take(folder) as ours:
+                if ours and not is_written():
+                    write()
+                    write_json(about, {'made_of': made_of})
+                    forget(folder)
+            if not ours:
+                time.sleep(_LOOK_AGAIN_S)

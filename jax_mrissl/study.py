@@ -1,0 +1,75 @@
+r"""Runs a study: a grid of experiments, each stage once; writes its tables and page.
+
+    python -m jax_mrissl.study --config=configs/study.py:demo
+
+    python -m jax_mrissl.study --config=configs/study.py --config.data_dir=data \
+        --config.study.methods="('barlow',)" --workdir=runs/study --dry_run
+
+Start the same command as often as you like, on all machines that share the disk: each
+takes what no other has taken. Killed and started again it goes on where it stopped.
+What failed stays so, and the rest goes on; --retry_failed tries it again. `main` with
+the study's workdir finds what the study has done, and the other way round.
+Research use; not a medical device.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from jax_mrissl.core.command import run_command
+from jax_mrissl.core.digest import digest
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.core.run_dir import write_json
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'The study: configs/study.py, and behind a colon its scale.'
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Where results go. Default: runs/NAME-DIGEST, from the config.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+    'dry_run', False, 'Only say what there is to do, how long it may take, what disk.'
+)
+_RETRY_FAILED = flags.DEFINE_bool('retry_failed', False, 'Try again what failed.')
+
+
+def main(argv: list[str]) -> None:
+    """Runs the study of the flags."""
+    del argv
+    # Imported late, so that --help and a typo are answered at once.
+    from jax_mrissl.stages.forecast import forecast_text
+    from jax_mrissl.stages.study import Study, run_study
+    from jax_mrissl.tasks.page import PAGE
+
+    config = _CONFIG.value
+    if 'study' not in config:
+        raise UserError('This config is of one experiment: use jax_mrissl.main.')
+    identity = {
+        k: v for k, v in config.to_dict().items() if k not in ('data_dir', 'report')
+    }
+    workdir = Path(
+        _WORKDIR.value or Path('runs') / f'{config.name}-{digest(identity)[:8]}'
+    ).expanduser()
+    logging.info('Results go to %s.', workdir)
+    if _DRY_RUN.value:
+        print(forecast_text(Study(config, workdir)))
+        return
+    write_json(workdir / 'config.json', config.to_dict())
+    command = ['python', '-m', 'jax_mrissl.study', *sys.argv[1:]]
+    text = run_study(
+        config,
+        workdir,
+        command=shlex.join(command),
+        retry_failed=_RETRY_FAILED.value,
+    )
+    print(
+        f'\n{text}\nThe page: {workdir / PAGE}. All results: {workdir}. '
+        'Research use; not a medical device.'
+    )
+
+
+if __name__ == '__main__':
+    run_command(main, __doc__)

@@ -1,0 +1,211 @@
+"""What a stage would cost: time from a few measured steps, and disk."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jax_mrissl.augment.policy import Policy
+from jax_mrissl.data.pipeline import Resident, Rows, resident
+from jax_mrissl.data.prepared import PreparedSet
+from jax_mrissl.objectives.supervised import Supervised
+from jax_mrissl.tasks.answers import answers
+from jax_mrissl.tasks.from_config import Common, FinetunePlan, PretrainPlan
+from jax_mrissl.tasks.labelled import LabelledData
+from jax_mrissl.tasks.pretrain import lay_out
+from jax_mrissl.tasks.programs import (
+    RowProgram,
+    channels_of,
+    embedding,
+    training_program,
+)
+from jax_mrissl.train.optimizer import tunable
+from jax_mrissl.train.parallel import choose_parallel
+from jax_mrissl.train.state import initial_state
+
+_STEPS = 3
+# Regressions on features of a few thousand images, and what is written: not measured.
+_FITS_S = 5.0
+_PROBE_BYTES = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a stage would take.
+
+    Attributes:
+        seconds: by the clock, on this machine as it is now.
+        bytes: of disk, when it is done.
+    """
+
+    seconds: float
+    bytes: int
+
+
+class Meter:
+    """Measures each kind of step once, whatever images it is for."""
+
+    def __init__(self) -> None:
+        # By kind: seconds to compile, seconds of a step or an image, bytes.
+        self._known: dict[str, tuple[float, float, int]] = {}
+
+    def pretraining(
+        self, plan: PretrainPlan, common: Common, prepared: PreparedSet
+    ) -> Cost:
+        """Measures a few steps of pretraining.
+
+        Args:
+            plan, common: the declaration.
+            prepared: the images.
+        """
+        parallel, steps_per_epoch = lay_out(plan, common, prepared)
+        steps = plan.epochs * steps_per_epoch
+        shape = prepared.image_shape
+        kind = [plan.image_size, plan.batch_size, plan.method, plan.views, plan.chunks]
+
+        def measure() -> tuple[float, float, int]:
+            declared = plan.build_optimizer()
+            schedule = declared.schedule(
+                batch_size=plan.batch_size, steps_per_epoch=steps_per_epoch, steps=steps
+            )
+            objective = plan.build_objective(common, steps_per_epoch=steps_per_epoch)
+            return _measure(
+                objective,
+                objective.optimize(declared.transform, schedule),
+                resident(prepared.select(np.arange(plan.batch_size))),
+                plan.batch_size,
+                plan.image_size,
+                parallel,
+                chunks=plan.chunks,
+            )
+
+        compiling, per_step, size = self._once([kind, shape, common], measure)
+        return Cost(compiling + steps * per_step, size)
+
+    def finetuning(
+        self, mode: str, plan: FinetunePlan, common: Common, data: LabelledData
+    ) -> Cost:
+        """Measures a few steps of finetuning, or one batch of features.
+
+        Args:
+            mode: 'linear', 'knn' or 'full'.
+            plan, common: the declaration.
+            data: the labelled images.
+        """
+        kinds = answers(data)
+        policy = plan.build_training_policy()
+        objective = Supervised(
+            common.build_encoder(), (policy,), kinds.head, kinds.row_loss
+        )
+        kind = [plan.image_size, data.prepared.image_shape, common]
+        if mode != 'full':
+            found = self._once(
+                ['features', *kind], lambda: _features(objective, plan, data)
+            )
+            compiling, per_image, size = found
+            return Cost(compiling + per_image * len(data.labels) + _FITS_S, size)
+        batch = plan.full.batch_size
+        declared = plan.build_optimizer()
+
+        def measure() -> tuple[float, float, int]:
+            schedule = declared.schedule(batch_size=batch, steps_per_epoch=1, steps=2)
+            source = resident(data.prepared.select(np.arange(batch)))
+            labels = kinds.truth(np.arange(len(data.labels)))[:batch]
+            return _measure(
+                objective,
+                tunable(declared, schedule),
+                dataclasses.replace(source, label=labels),
+                batch,
+                plan.image_size,
+                choose_parallel(common.parallel, batch),
+            )
+
+        compiling, per_step, size = self._once(['full', *kind, plan.full], measure)
+        rows = sum(len(data.rows(fold.train)) for fold in data.folds)
+        steps = plan.full.epochs * len(plan.full.trials(declared)) * rows / batch
+        # Validation after each epoch takes about a tenth of it.
+        return Cost(compiling + 1.1 * steps * per_step, size * len(data.folds))
+
+    def _once(
+        self, kind: Any, measure: Callable[[], tuple[float, float, int]]
+    ) -> tuple[float, float, int]:
+        key = repr(kind)
+        if key not in self._known:
+            self._known[key] = measure()
+        return self._known[key]
+
+
+def _features(
+    objective: Supervised, plan: FinetunePlan, data: LabelledData
+) -> tuple[float, float, int]:
+    policy = plan.build_evaluation_policy()
+    count = min(plan.evaluation_batch_size, len(data.labels))
+    source = resident(data.prepared.select(np.arange(count)))
+    state = _state(objective, optax.identity(), policy, plan.image_size, source)
+    program = RowProgram(embedding(objective.encoder), policy, count)
+
+    def once() -> None:
+        program(state.params, state.model_state, source, np.arange(count))
+
+    compiling = _time(once)
+    return compiling, _seconds(once) / count, _PROBE_BYTES
+
+
+def _measure(
+    objective: Any,
+    optimizer: optax.GradientTransformation,
+    source: Resident,
+    batch: int,
+    size: int,
+    parallel: Any,
+    *,
+    chunks: int = 1,
+) -> tuple[float, float, int]:
+    """Gives seconds to compile, seconds of a step, and the bytes of a checkpoint."""
+    state = _state(objective, optimizer, objective.policies[0], size, source)
+    total = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
+    step = training_program(objective, optimizer, parallel, chunks=chunks)
+    rows = Rows(np.arange(batch, dtype=np.int32), np.ones(batch, np.float32))
+    placed = (
+        parallel.replicate(source),
+        parallel.place_feed(rows),
+        parallel.replicate(jax.random.key(0)),
+    )
+    held = [parallel.replicate(state)]
+
+    def once() -> None:
+        held[0], metrics = step(held[0], *placed)
+        jax.block_until_ready((held[0], metrics))
+
+    compiling = _time(once)
+    return compiling, _seconds(once), total
+
+
+def _state(
+    objective: Any,
+    optimizer: optax.GradientTransformation,
+    policy: Policy,
+    size: int,
+    source: Resident,
+) -> Any:
+    channels = channels_of(policy, source.image.shape[1:])
+    shape = (size, size, channels)
+    return jax.jit(lambda key: initial_state(objective, optimizer, key, shape))(
+        jax.random.key(0)
+    )
+
+
+def _time(once: Callable[[], None]) -> float:
+    began = time.monotonic()
+    once()
+    return time.monotonic() - began
+
+
+def _seconds(once: Callable[[], None]) -> float:
+    """Gives the median of a few runs."""
+    return statistics.median(_time(once) for _ in range(_STEPS))
