@@ -111,11 +111,11 @@ def _overlap(overlap: Overlap, from_outside: bool) -> str:
 
 
 def _intervals(data: LabelledData, plan: FinetunePlan) -> list[str]:
-    within = 'band' if data.task.kind == 'regression' else 'class'
+    within = '' if data.task.kind == 'regression' else ' within their class'
     lines = [
         f'[low, high]: 95 % interval, percentiles of {plan.bootstrap_resamples:,} '
-        f'bootstrap resamples of subjects within their {within}; slices go with their '
-        'subject. The spread over training seeds is not in it.'
+        f'bootstrap resamples of subjects{within}; slices go with their subject. The '
+        'spread over training seeds is not in it.'
     ]
     subjects = len(np.unique(data.prepared.groups[data.tested()]))
     if subjects < FEW_SUBJECTS:
