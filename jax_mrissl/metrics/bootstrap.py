@@ -3,10 +3,10 @@
 Subjects are drawn with replacement within their class, so every resample has the
 class sizes of the set. Of a class of n subjects n - 1 are drawn and count n / (n - 1)
 each: drawing n would give (n - 1) / n of the variance, and too narrow an interval
-where a class is small (Rao & Wu 1988, doi 10.1080/01621459.1988.10478591; its m = n - 1).
-A subject brings all its slices: they are no independent observations, and an interval
-over slices would be far too narrow. What the interval does not contain is the spread
-over training seeds.
+where a class is small (Rao & Wu 1988, doi 10.1080/01621459.1988.10478591, with their m
+of n - 1). A subject brings all its slices: they are no independent observations, and an
+interval over slices would be far too narrow. What the interval does not contain is the
+spread over training seeds.
 
 Degenerate cases: the only subject of a class is in every resample, so the interval
 knows nothing of how that class varies (`Bootstrap.single` counts such classes);
