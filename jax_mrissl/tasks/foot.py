@@ -15,8 +15,8 @@ from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import CLASS_PRIOR
 
 # Of fewer subjects the intervals are known to be too narrow. In simulation of three
-# classes and slices that are alike within subjects, 93 to 95 % of them hold the truth at
-# 200, 100 and 50 subjects (tests/metrics/test_bootstrap.py).
+# classes, with slices alike within subjects, 93 to 95 % of them hold the truth at 200,
+# 100 and 50 subjects, 91 to 94 % at 30 (tests/metrics/test_bootstrap.py).
 FEW_SUBJECTS = 50
 _DIVIDED = {
     'subject': 'divided by subject, stratified by class; every subject is tested once',
