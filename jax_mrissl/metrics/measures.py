@@ -203,7 +203,7 @@ def average_precision(rows: Rows, scores: Array, positive: Array) -> Measure:
             ]
             before = [table[:, -1:] for table in found]
             for chunk in _chunks(len(weights), size):
-                # Whole numbers far below 2^24, so exact in float32.
+                # In float32: an error of 1e-6 is far below any interval.
                 right = own[0][chunk] @ found[0]
                 all_found = own[1][chunk] @ found[1]
                 all_found += right

@@ -222,6 +222,7 @@ class RunFacts:
         details_absent: why, where there is none.
         more: further tables on the arms.
         groups: tables of results among some of the subjects; the first is shown whole.
+        against: networks minus baselines; None: none was compared.
         beyond: what arms tell besides age, sex and the like; None: not known.
         galleries: pictures.
         pictures_left_out: whether pictures were not asked for.
@@ -250,6 +251,7 @@ class RunFacts:
     details_absent: str
     more: Sequence[FactTable]
     groups: Sequence[FactTable]
+    against: FactTable | None
     beyond: FactTable | None
     galleries: Sequence[Gallery]
     pictures_left_out: bool

@@ -20,6 +20,9 @@ details
     (`curves.curves_json`).
 comparisons
     arms minus the untrained one of their mode: `Comparison.to_json`.
+against_baselines
+    the same of networks minus each baseline, by the AUROC of the first class or not, or
+    by the mean absolute error.
 detection
     the first class against all others: what is `positive`, and the `prevalence` behind
     predictive values, null where it is the sample's.
@@ -44,7 +47,7 @@ from jax_mrissl.metrics.classification import by_subject
 from jax_mrissl.metrics.curves import curves_json
 from jax_mrissl.report.table import results_markdown, results_table
 from jax_mrissl.tasks.adjustments import adjustment_texts, adjustments
-from jax_mrissl.tasks.comparisons import compare
+from jax_mrissl.tasks.comparisons import compare, compare_with_baselines
 from jax_mrissl.tasks.foot import foot
 from jax_mrissl.tasks.from_config import Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
@@ -93,6 +96,7 @@ def evaluate(
     for one in measured:
         rows += result_rows(one, data)
     comparisons = compare(measured)
+    against = compare_with_baselines(measured)
     beyond = adjustments(measured, data)
     write_folds(workdir / 'folds.json', data.folds)
     content = {
@@ -111,6 +115,7 @@ def evaluate(
         'results': [row.to_json() for row in rows],
         'details': [_details(one, facts, data) for one in measured],
         'comparisons': [comparison.to_json() for comparison in comparisons],
+        'against_baselines': [comparison.to_json() for comparison in against],
         'detection': _detection(data, plan.prevalence),
         'subgroups': [
             group.to_json() for group in subgroups(measured, data, plan, seed=seed)
@@ -126,6 +131,7 @@ def evaluate(
         title = f'{experiment.name}: {plan.task} on {data.prepared.card["title"]}'
     sentences = [
         *(comparison.text(simulated=simulated) for comparison in comparisons),
+        *(one.text(simulated=simulated) for one in against if one.is_named_first),
         *adjustment_texts(beyond, measured, simulated=simulated),
         *foot(
             rows,

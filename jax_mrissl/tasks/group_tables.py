@@ -1,9 +1,10 @@
-"""Tables of a page: results among some subjects, and beyond what is known of them."""
+"""Tables of a page: against baselines, in subgroups, beyond what is known anyway."""
 
 from collections.abc import Mapping
 
 from jax_mrissl.core.results import Estimate
 from jax_mrissl.report.run_facts import (
+    LOWER_IS_BETTER,
     NOT_MEASURED,
     FactTable,
     metric_parts,
@@ -46,6 +47,40 @@ def group_tables(
         if arms:
             found.append(_of_all(shown, arms, metric))
     return found
+
+
+def against_table(measured: Json, failed: set[tuple[str, str]]) -> FactTable | None:
+    """Gives networks minus baselines; None: no network that is a result has any."""
+    pairs = [
+        pair
+        for pair in measured['against_baselines']
+        if (pair['arm'], pair['mode']) not in failed
+    ]
+    if not pairs:
+        return None
+    metric = pairs[0]['metric']
+    baselines = list(dict.fromkeys(pair['reference'] for pair in pairs))
+    cells: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        own = cells.setdefault(_label(pair), {})
+        told = estimate_text(Estimate(*(pair[end] for end in ('value', 'low', 'high'))))
+        p = pair['holm_p']
+        own[pair['reference']] = told if p is None else f'{told}, p = {p:.2g}'
+    better = 'below' if metric in LOWER_IS_BETTER else 'above'
+    return FactTable(
+        'Does it beat the baselines?',
+        ('network', *(f'minus {name}' for name in baselines)),
+        tuple(
+            (label, *(own.get(name, NOT_MEASURED) for name in baselines))
+            for label, own in cells.items()
+        ),
+        (
+            f'Differences in {metric_words(metric)}, by subject, in pairs; {better} 0 '
+            'the network is better. p is corrected for all of them (Holm). One that '
+            'does not beat dark pixels has learned little, and one that does not beat '
+            'nWBV, where that is known, nothing beyond brain volume.',
+        ),
+    )
 
 
 def beyond_table(measured: Json, failed: set[tuple[str, str]]) -> FactTable | None:
@@ -119,7 +154,7 @@ def _of_all(shown: Json, arms: Json, metric: str) -> FactTable:
         )
         for arm in arms
     ]
-    title = f'{metric_words(metric)[0].upper()}{metric_words(metric)[1:]} of all arms'
+    title = f'All arms in subgroups: {metric_words(metric)}'
     return FactTable(title, ('arm', *heads), tuple(rows))
 
 

@@ -142,7 +142,10 @@ def panel(
         )
     if 'predictions' in columns:
         numbers = (columns['predictions'], columns['targets'])
-        found.append(number_panel(*numbers, labels, groups))
+        # Bands of the number are no classes: drawing within them would hide how the
+        # numbers of subjects vary.
+        strata = labels if found else np.zeros_like(labels)
+        found.append(number_panel(*numbers, strata, groups))
     measures = {key: m for part in found for key, m in part.measures.items()}
     return dataclasses.replace(found[0], measures=measures)
 

@@ -173,13 +173,14 @@ def _split(data: LabelledData, plan: FinetunePlan) -> str:
 
 def _statistics(measured: Json) -> str:
     drawn = measured['bootstrap']
+    within = '' if measured['kind'] == 'regression' else ', stratified by class'
     return (
         'The unit of analysis is the subject, by the mean of its slices. '
         f'Intervals are 95 % percentiles of {drawn["resamples"]:,} bootstrap resamples '
-        f'of subjects, stratified by class (seed {drawn["seed"]}). Arms were compared '
-        'with the untrained encoder on the same resamples, p corrected by Holm. An '
-        'arm whose training did not end below the class prior is not reported as a '
-        'result.'
+        f'of subjects{within} (n - 1 of n, after Rao & Wu 1988; seed {drawn["seed"]}). '
+        'Arms were compared with the untrained encoder on the same resamples, p '
+        'corrected by Holm. An arm whose training did not end below a constant guess '
+        'is not reported as a result.'
     )
 
 

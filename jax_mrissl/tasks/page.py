@@ -33,7 +33,7 @@ from jax_mrissl.tasks import statements
 from jax_mrissl.tasks.closer_look import look_closer, worst_mistakes
 from jax_mrissl.tasks.foot import explained
 from jax_mrissl.tasks.from_config import Experiment, Json
-from jax_mrissl.tasks.group_tables import beyond_table, group_tables
+from jax_mrissl.tasks.group_tables import against_table, beyond_table, group_tables
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.methods_section import methods
 from jax_mrissl.tasks.pooling import UNTRAINED, Arm
@@ -150,6 +150,7 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         more=_more(measured),
         groups=group_tables(measured, chosen, failed),
         beyond=beyond_table(measured, failed),
+        against=against_table(measured, failed),
         galleries=galleries,
         pictures_left_out=not run.experiment.report.pictures,
         curves=_curves(run),

@@ -187,10 +187,11 @@ def table_notes(
     plan: FinetunePlan, tables: Sequence[ResultTable], any_failed: bool
 ) -> list[str]:
     """Gives the foot of the tables of results."""
+    classes = any(table.prior is not None for table in tables)
     notes = [
         f'Brackets: 95 % intervals, percentiles of {plan.bootstrap_resamples:,} '
-        'bootstrap resamples of subjects within their class; slices go with their '
-        'subject. The spread over training seeds is not in them.'
+        f'bootstrap resamples of subjects{" within their class" if classes else ""}; '
+        'slices go with their subject. The spread over training seeds is not in them.'
     ]
     if tables and tables[0].count < FEW_SUBJECTS:
         notes.append(

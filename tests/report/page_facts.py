@@ -68,6 +68,7 @@ def some_facts(**changes):
             FactTable(NASTY, ('subjects who are', 'n'), ((NASTY, '20'),)),
             FactTable('Of all', ('arm', '60 and over'), (('a', '0.5'),)),
         ),
+        against=FactTable('Against', ('network', NASTY), (('a', '0.1'),)),
         beyond=FactTable('Beyond', ('arm', 'p'), ((NASTY, '0.5'),)),
         more=(FactTable('All metrics', ('arm', 'Brier score'), (('a', '0.5'),)),),
         galleries=(

@@ -462,7 +462,8 @@ class TestNumbers:
             assert found['mae']['low'] < found['mae']['high']
         assert {c['metric'] for c in study.stored['comparisons']} == {'mae', 'r2'}
         assert 'in mean absolute error by subject (below 0' in words
-        assert 'within their band' in words and 'class prior' not in words
+        assert 'resamples of subjects; slices' in words
+        assert 'class prior' not in words
 
     @pytest.mark.parametrize('kind', ['training_squared_error', 'training_loss'])
     @pytest.mark.parametrize('share', [0.9, 1.1])
@@ -536,3 +537,29 @@ def test_a_group_of_one_class_is_said_to_be_so(tmp_path, monkeypatch):
     study.run()
     [young] = [g for g in study.stored['subgroups'] if g['name'] == 'under 60']
     assert young['absent'] == 'all of one class: none' and young['subjects'] == 12
+
+
+def test_networks_are_compared_with_baselines_in_pairs(tmp_path):
+    study = Study(tmp_path)
+    dark = Arm('dark pixels', '', tmp_path / 'dark', 'baseline')
+    study.pooled[dark] = write_arm(dark, study.data, signal=0.8, seed=9)
+    study.arms.append(dark)
+    words = study.run()
+    data = study.data
+    found = study.stored['against_baselines']
+    assert [(c['arm'], c['reference']) for c in found] == [
+        ('pretrained', 'dark pixels'),
+        (UNTRAINED, 'dark pixels'),
+    ]
+    areas = []
+    for arm in (study.arms[0], dark):
+        p, labels, groups = study.pooled[arm], data.labels, data.prepared.groups
+        own = by_subject(p, labels, groups)
+        areas.append(auroc(1 - own.probabilities[:, 0], own.labels > 0))
+    assert found[0]['value'] == pytest.approx(areas[0] - areas[1])
+    assert found[0]['low'] < found[0]['value'] < found[0]['high']
+    assert 'pretrained, linear minus dark pixels: ' in words
+    # Baselines stand first, and are no arms to be compared with the untrained one.
+    rows = [r['arm'] for r in study.stored['results'] if r['unit'] == 'subject']
+    assert rows == ['class prior', 'dark pixels', 'pretrained', UNTRAINED]
+    assert {c['reference'] for c in study.stored['comparisons']} == {UNTRAINED}

@@ -1,6 +1,10 @@
 from pathlib import Path
 
-from jax_mrissl.tasks.group_tables import beyond_table, group_tables
+from jax_mrissl.tasks.group_tables import (
+    against_table,
+    beyond_table,
+    group_tables,
+)
 from jax_mrissl.tasks.pooling import Arm
 
 CHOSEN = Arm('barlow', 'linear', Path())
@@ -38,6 +42,18 @@ def measured():
         'adjustments': [
             arm('barlow', 'linear', odds_ratio=estimate(1.6)) | beyond,
             arm('untrained', 'linear', odds_ratio=estimate(1.1)) | beyond,
+        ],
+        'against_baselines': [
+            {
+                'arm': name,
+                'mode': 'linear',
+                'reference': reference,
+                'metric': 'binary_auroc',
+                'holm_p': 0.3,
+                **estimate(0.05),
+            }
+            for name in ('barlow', 'untrained')
+            for reference in ('dark pixels', 'nWBV')
         ],
         'detection': {'negative': 'NonDemented', 'positive': ['MildDemented']},
     }
@@ -86,3 +102,12 @@ def test_without_covariates_there_is_no_table():
         'arm',
         'arm',
     ]
+
+
+def test_networks_that_are_results_are_held_against_each_baseline():
+    table = against_table(measured(), FAILED)
+    assert table.heads == ('network', 'minus dark pixels', 'minus nWBV')
+    cell = '0.050 [-0.050, 0.150], p = 0.3'
+    assert table.rows == (('barlow, linear', cell, cell),)
+    assert 'above 0 the network is better' in table.notes[0]
+    assert against_table({**measured(), 'against_baselines': []}, FAILED) is None
