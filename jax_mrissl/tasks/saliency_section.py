@@ -92,13 +92,14 @@ def _averages(
 
 
 def _reading(told: Json) -> str:
+    rows, columns = told['grad_cam_grid']
     return (
         f'Central slices, explained by the network of {told["arm"]} that did not '
         'train on the subject: what speaks for the class that it told. Grad-CAM: '
-        'where its last layer speaks for it, coarsely. Integrated gradients: what '
-        'each pixel adds (orange) or takes away (blue), against the same slice '
-        'blurred. SmoothGrad: how much the answer depends on each pixel. A map shows '
-        'what moved this network; it shows no disease.'
+        f'where its last layer speaks for it, on a grid of {rows} x {columns}. '
+        'Integrated gradients: what each pixel adds (orange) or takes away (blue), '
+        'against the same slice blurred. SmoothGrad: how much the answer depends on '
+        'each pixel. A map shows what moved this network; it shows no disease.'
     )
 
 
