@@ -149,6 +149,7 @@ def test_what_is_unlike_or_unreadable_is_said_and_nobody_is_named(
         'blank image',
     ):
         assert words in text
+    assert 'UNDER-TRAINED' in text or 'over 16 subjects: log loss' in text
     everything = text + ''.join(p.read_text() for p in (tmp_path / 'out').iterdir())
     assert 'Doe' not in everything
 
@@ -168,6 +169,31 @@ def test_the_command(finished, strangers, tmp_path):
         failed = run_module('predict', *flags)
         assert failed.returncode == 1 and words in failed.stderr
         assert 'Traceback' not in failed.stderr
+
+
+def test_what_the_run_measured_of_an_arm_is_said(finished, tmp_path):
+    arm = finished.choose(mode='linear')
+    copy = type(finished)(tmp_path, finished.told)
+    measured = read_json(finished.workdir / 'metrics.json')
+    [row] = [
+        row
+        for row in measured['results']
+        if (row['arm'], row['mode'], row['unit']) == (arm.name, 'linear', 'subject')
+    ]
+    row |= {
+        'log_loss': {'value': 0.9, 'low': 0.85, 'high': 0.97, 'undefined': 0},
+        'prior_log_loss': 1.05,
+        'notes': [],
+    }
+    write_json(tmp_path / 'metrics.json', measured)
+    [told] = copy.standing(arm)
+    assert told.endswith(
+        'over 16 subjects: log loss 0.900 [0.850, 0.970]; a constant guess 1.050.'
+    )
+    row['notes'] = ['under-trained']
+    write_json(tmp_path / 'metrics.json', measured)
+    [told] = copy.standing(arm)
+    assert told.startswith('UNDER-TRAINED')
 
 
 def test_arms_are_chosen_without_a_look_at_results(finished, tmp_path):

@@ -209,6 +209,11 @@ class Explainer:
             gap = missed / np.maximum(np.abs(change), 1e-12)
         return Integrated(maps.sum(-1).astype(np.float32), points, change, gap)
 
+    def grid(self, network: Network, views: np.ndarray) -> tuple[int, int]:
+        """Says how many rows and columns Grad-CAM tells apart in views."""
+        last = jax.eval_shape(self._last_map, network, views[:1])
+        return last.shape[1], last.shape[2]
+
     # Programs.
 
     def _score(
@@ -236,20 +241,24 @@ class Explainer:
     def _score_program(self) -> Callable[..., jax.Array]:
         return jax.jit(self._score)
 
+    def _last_map(self, network: Network, views: jax.Array) -> jax.Array:
+        inputs = jax.vmap(self.normalize)(views)
+        variables = {
+            'params': network.params['encoder'],
+            **network.model_state['encoder'],
+        }
+        _, kept = self.encoder.apply(
+            variables, inputs, train=False, mutable=['intermediates']
+        )
+        if LAST_MAP not in kept['intermediates']:
+            raise UserError('Grad-CAM needs an encoder that keeps its last map.')
+        [last] = kept['intermediates'][LAST_MAP]
+        return last
+
     @functools.cached_property
     def _cam_program(self) -> Callable[..., jax.Array]:
         def cam(network: Network, views: jax.Array, targets: jax.Array) -> jax.Array:
-            inputs = jax.vmap(self.normalize)(views)
-            variables = {
-                'params': network.params['encoder'],
-                **network.model_state['encoder'],
-            }
-            _, kept = self.encoder.apply(
-                variables, inputs, train=False, mutable=['intermediates']
-            )
-            if LAST_MAP not in kept['intermediates']:
-                raise UserError('Grad-CAM needs an encoder that keeps its last map.')
-            [last] = kept['intermediates'][LAST_MAP]  # [B, h, w, F]
+            last = self._last_map(network, views)  # [B, h, w, F]
 
             def score(last: jax.Array) -> jax.Array:
                 embedding = last.mean((1, 2))

@@ -228,6 +228,7 @@ def _foot(
         f'n = {subjects:,} subjects, {len(data.prepared):,} slices. {arm.label}: the '
         f'mean of {run.told["folds"]} networks, one for each fold of the run, each '
         'calibrated there; nothing was fitted to this set.',
+        *run.standing(arm),
         f'{100 * unlike:.1f} % of its images are unlike the training images.',
     ]
     if data.prepared.card['simulated']:

@@ -13,12 +13,15 @@ from jax_mrissl.augment import build_policy
 from jax_mrissl.augment.policy import Policy
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.core.results import UNDER_TRAINED, Estimate
 from jax_mrissl.core.run_dir import read_json, write_json
 from jax_mrissl.data.labels import LabelTask
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.data.raw_images import Reading
 from jax_mrissl.models import ENCODERS
 from jax_mrissl.objectives.networks import init_networks
+from jax_mrissl.report.run_facts import metric_words
+from jax_mrissl.report.table import estimate_text
 from jax_mrissl.tasks.answers import head_of
 from jax_mrissl.tasks.fold_network import FoldNetwork, open_full, open_linear
 from jax_mrissl.tasks.from_config import DTYPES, Experiment, Json
@@ -129,6 +132,30 @@ class OpenedRun:
         if self.told['labels_shuffled']:
             found.append('CONTROL: the labels were shuffled; answers mean nothing.')
         return found
+
+    def standing(self, arm: OpenedArm) -> list[str]:
+        """Says what the run itself measured of an arm, in a sentence."""
+        for row in read_json(self.workdir / 'metrics.json')['results']:
+            if (row['arm'], row['mode'], row['unit']) != (
+                arm.name,
+                arm.mode,
+                'subject',
+            ):
+                continue
+            if UNDER_TRAINED in row['notes']:
+                return [
+                    f'UNDER-TRAINED: the training of {arm.label} ended no better than '
+                    'a constant guess, so what it says means nothing.'
+                ]
+            name = 'mae' if self.task.kind == 'regression' else 'log_loss'
+            found = estimate_text(Estimate(**row[name]))
+            prior = row.get('prior_log_loss')
+            beside = '' if prior is None else f'; a constant guess {prior:.3f}'
+            return [
+                f'How good it was in the run, over {row["subjects"]:,} subjects: '
+                f'{metric_words(name)} {found}{beside}.'
+            ]
+        return []
 
     def features(self, batch_size: int = 0) -> RowProgram:
         """Makes the program from rows of a resident set to embeddings.

@@ -122,7 +122,12 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         stages = [arm.folder.name for arm in run.arms]
         galleries = [
             *_galleries(run, chosen, details),
-            *saliency_section(workdir, stages, simulated=simulated),
+            *saliency_section(
+                workdir,
+                stages,
+                simulated=simulated,
+                under_trained=[a.label for a in run.arms if (a.name, a.mode) in failed],
+            ),
         ]
     return RunFacts(
         title=f'{run.experiment.name}: {_task_words(data)}',

@@ -177,7 +177,7 @@ def predict(
         images=tuple(images),
         subjects=tuple(_by_subject(images, len(networks))),
         unreadable=tuple(unreadable),
-        notes=tuple(run.notes),
+        notes=(*run.notes, *run.standing(chosen)),
     )
 
 

@@ -139,6 +139,7 @@ def saliency_gallery(
         numbers={
             'shares': _shares(others, cheap) | _shares(images, maps, cases_only=True),
             'completeness': _completeness(integrated),
+            'grad_cam_grid': studio.grid(images),
             'random_networks': {
                 method: _likeness(maps[method], random_maps[method], inside)
                 for method in METHODS
@@ -264,6 +265,10 @@ class _Studio:
             source.window,
         )
         return np.asarray(made, np.float32)
+
+    def grid(self, images: np.ndarray) -> list[int]:
+        """Gives rows and columns that Grad-CAM tells apart."""
+        return list(self._explainer.grid(self._network(0), images))
 
     def explain(
         self,

@@ -24,7 +24,11 @@ _CELL = 144
 
 
 def saliency_section(
-    workdir: Path, stages: Sequence[str], *, simulated: bool
+    workdir: Path,
+    stages: Sequence[str],
+    *,
+    simulated: bool,
+    under_trained: Sequence[str] = (),
 ) -> list[Gallery]:
     """Gives the section; nothing where no map of these stages was made.
 
@@ -32,6 +36,7 @@ def saliency_section(
         workdir: the run directory.
         stages: the names of the folders of the page's arms.
         simulated: whether no patient is on the pictures.
+        under_trained: the labels of arms that are no result.
     """
     if not (workdir / NUMBERS).exists() or not (workdir / MAPS).exists():
         return []
@@ -45,7 +50,13 @@ def saliency_section(
         _case(case, row, arrays, word) for row, case in enumerate(told['cases'])
     ]
     pictures.append(_averages(told['groups'], arrays, word))
-    notes = (_reading(told), _completeness(told), _random(told))
+    notes: tuple[str, ...] = (_reading(told), _completeness(told), _random(told))
+    if told['arm'] in under_trained:
+        notes = (
+            f'{told["arm"]} is under-trained: these maps show how a network looks at '
+            'slices that learned next to nothing.',
+            *notes,
+        )
     gallery = Gallery(
         'What the network looked at',
         notes,
@@ -92,13 +103,14 @@ def _averages(
 
 
 def _reading(told: Json) -> str:
+    rows, columns = told['grad_cam_grid']
     return (
         f'Central slices, explained by the network of {told["arm"]} that did not '
         'train on the subject: what speaks for the class that it told. Grad-CAM: '
-        'where its last layer speaks for it, coarsely. Integrated gradients: what '
-        'each pixel adds (orange) or takes away (blue), against the same slice '
-        'blurred. SmoothGrad: how much the answer depends on each pixel. A map shows '
-        'what moved this network; it shows no disease.'
+        f'where its last layer speaks for it, on a grid of {rows} x {columns}. '
+        'Integrated gradients: what each pixel adds (orange) or takes away (blue), '
+        'against the same slice blurred. SmoothGrad: how much the answer depends on '
+        'each pixel. A map shows what moved this network; it shows no disease.'
     )
 
 

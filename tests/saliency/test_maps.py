@@ -174,7 +174,9 @@ def test_points_are_added_only_where_maps_do_not_add_up(square):
 
 def test_grad_cam_by_hand(square):
     encoder, network, images, targets = square
-    found = explainer(encoder, tells_number=True).grad_cam(network, images, targets)
+    made = explainer(encoder, tells_number=True)
+    assert made.grid(network, images) == (2, 2)
+    found = made.grad_cam(network, images, targets)
     kernel = np.float64(network.params['encoder']['conv']['kernel'])[:, :, 0]
     offset = np.float64(network.params['encoder']['conv']['bias'])
     weights = np.float64(network.params['head']['weights'])[:, 0]
