@@ -15,6 +15,8 @@ from jax_mrissl.data.spec import DatasetSpec, plain
 # What operating systems and archives leave behind.
 _LITTER = {'thumbs.db', 'desktop.ini', '__macosx'}
 _HASHED_AT_ONCE = 4096
+# Names that are not UTF-8, as old archives have them, keep their bytes.
+_AS_IT_IS = 'surrogateescape'
 # Files up to so many bytes are read in one go; most are.
 _SMALL = 1 << 20
 # How far below the given folder the right one is looked for.
@@ -138,11 +140,11 @@ def named(path: str, patterns: Sequence[str]) -> bool:
 
 def hash_files(
     files: Sequence[RawFile], *, workers: int, advance: Callable[[int], None]
-) -> list[str]:
-    """Gives the SHA-256 of each file's bytes; '' for a file that cannot be read."""
+) -> list[bytes]:
+    """Gives the SHA-256 of each file's bytes; b'' for a file that cannot be read."""
 
-    def sha256(file: RawFile) -> str:
-        return file_sha256(file.file)
+    def sha256(file: RawFile) -> bytes:
+        return bytes.fromhex(file_sha256(file.file))
 
     hashes = []
     with ThreadPoolExecutor(workers) as pool:
@@ -169,21 +171,23 @@ def file_sha256(path: Path) -> str:
         return ''
 
 
-def raw_digest(files: Sequence[RawFile], hashes: Sequence[str]) -> str:
+def raw_digest(files: Sequence[RawFile], hashes: Sequence[bytes]) -> str:
     """Gives the identity of all raw files: their bytes and where they lie."""
     digest = hashlib.sha256(b'raw files\n')
     for file, sha256 in zip(files, hashes, strict=True):
-        digest.update(f'{file.source}\0{file.path}\0{sha256}\n'.encode())
+        digest.update(
+            f'{file.source}\0{file.path}\0{sha256.hex()}\n'.encode(errors=_AS_IT_IS)
+        )
     return digest.hexdigest()
 
 
-def derive_key(hashes: Iterable[str]) -> bytes:
+def derive_key(hashes: Iterable[bytes]) -> bytes:
     """Derives the key of all keyed hashes from the bytes of the raw files.
 
     Who has all files can derive it, and knows their names anyway; nobody else can
     guess it. It is the same on every copy, so that a set can be prepared again.
     """
-    content = '\n'.join(sorted(hashes)).encode()
+    content = '\n'.join(sorted(sha256.hex() for sha256 in hashes)).encode()
     return hmac.digest(b'jax_mrissl key of a prepared dataset', content, 'sha256')
 
 
@@ -219,7 +223,11 @@ def walk(
     for entry in entries:
         if entry.name.startswith('.') or entry.name.casefold() in _LITTER:
             continue
-        if not entry.is_dir():
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link to itself: it will be a file that cannot be read
+            is_folder = False
+        if not is_folder:
             yield above + entry.name
         elif (inner := Path(entry.path)).resolve() not in seen:
             yield from walk(inner, f'{above}{entry.name}/', seen)

@@ -122,7 +122,7 @@ class Making:
             crew.start()
             beside.submit(publication.load)
             facts = self._read(spec, files, spool, crew)
-            hashes = [one.sha256 for one in facts]
+            hashes = [one.digest for one in facts]
             raw = raw_digest(files, hashes)
             logging.info('Telling subjects apart, and finding repeated images.')
             plan = make_plan(

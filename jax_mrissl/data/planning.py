@@ -120,7 +120,9 @@ def make_plan(
 
 def keyed_hash(key: bytes, kind: str, value: str) -> str:
     """Gives the HMAC-SHA256 of a value, 32 hex digits: enough for any set."""
-    return hmac.digest(key, f'{kind}\0{value}'.encode(), 'sha256').hex()[:32]
+    return hmac.digest(
+        key, f'{kind}\0{value}'.encode(errors='surrogateescape'), 'sha256'
+    ).hex()[:32]
 
 
 def _described(
@@ -131,7 +133,7 @@ def _described(
     table: Table | None,
 ) -> list[Item]:
     """Gives the images of all files with what path and table say of each."""
-    twins: Counter[str] = Counter()
+    twins: Counter[bytes] = Counter()
     told_masks = {(raw.source, _mask_of(spec, raw.path)) for raw in files if spec.masks}
     masked = {(source, image) for source, image in told_masks if image}
     images = {
@@ -146,8 +148,8 @@ def _described(
     }
     items = []
     for number, (raw, found) in enumerate(zip(files, facts, strict=True)):
-        twins[found.sha256] += 1
-        identity = f'{found.sha256} {twins[found.sha256]}'
+        twins[found.digest] += 1
+        identity = f'{found.sha256} {twins[found.digest]}'
         told = table.rows.get(number) if table else None
         label = labels[_folder(raw)]
         is_mask = (raw.source, _mask_of(spec, raw.path)) in images

@@ -42,7 +42,7 @@ class Content:
     spec: DatasetSpec
     plan: Plan
     files: Sequence[RawFile]
-    hashes: Sequence[str]
+    hashes: Sequence[bytes]
     shards: Mapping[str, Sequence[Path]]
     card: Mapping[str, Any]
 
@@ -134,20 +134,25 @@ def _manifest(content: Content, items: Sequence[Item]) -> pyarrow.Table:
     columns: dict[str, list[Any]] = {
         'file_id': [item.file_id for item in items],
         'source': [files[item.file].source for item in items],
-        'path': [files[item.file].path for item in items],
+        'path': [_in_utf8(files[item.file].path) for item in items],
         'frame': [item.facts.frame if item.facts else 0 for item in items],
-        'sha256': [hashes[item.file] for item in items],
+        'sha256': [hashes[item.file].hex() for item in items],
         'pixel_sha256': [i.facts.pixel_sha256 if i.facts else '' for i in items],
-        'subject': [item.subject for item in items],
+        'subject': [_in_utf8(item.subject) for item in items],
         'group': [item.group for item in items],
         'position': [item.position for item in items],
         'label': [item.label for item in items],
         'kept': [not item.reason for item in items],
         'window': [' '.join(f'{v:g}' for w in i.windows for v in w) for i in items],
         'reason': [item.reason for item in items],
-        'detail': [item.detail for item in items],
+        'detail': [_in_utf8(item.detail) for item in items],
     }
     return pyarrow.table(columns)
+
+
+def _in_utf8(words: str) -> str:
+    r"""Shows what is not UTF-8, in a file's name, as \udcff."""
+    return words.encode(errors='backslashreplace').decode()
 
 
 def _draw_sheet(content: Content) -> bytes:

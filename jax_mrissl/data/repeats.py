@@ -16,11 +16,11 @@ TWIN = 'twin of another image'
 
 def drop_duplicates(items: list[Item], files: Sequence[RawFile]) -> list[Item]:
     """Keeps one of the images with equal pixels."""
-    first: dict[str, int] = {}
-    repeated: dict[str, list[int]] = {}
+    first: dict[bytes, int] = {}
+    repeated: dict[bytes, list[int]] = {}
     for index, item in enumerate(items):
         if item.facts and not item.reason:
-            pixels = item.facts.pixel_sha256
+            pixels = item.facts.pixels
             before = first.setdefault(pixels, index)
             if before != index:
                 repeated.setdefault(pixels, [before]).append(index)

@@ -21,6 +21,8 @@ from jax_mrissl.readers.slice import UNKNOWN, Slice, pixel_sha256
 # Quantiles that stand for a slice's values in those of its series. With 512, the
 # half percent at either end of a single slice is still two of them.
 _QUANTILES = 512
+# Whole numbers of so many values are counted rather than sorted: twice as fast.
+_MOST_COUNTS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class SliceFacts:
 
     Attributes:
         frame: its index in the file.
-        pixel_sha256: its identity by pixels.
+        pixels: the hash that is its identity by pixels.
         height: rows.
         width: columns.
         picture: it is stored with 8 bits, which stay as they are.
@@ -64,7 +66,7 @@ class SliceFacts:
     """
 
     frame: int
-    pixel_sha256: str
+    pixels: bytes
     height: int
     width: int
     picture: bool
@@ -81,22 +83,32 @@ class SliceFacts:
     localizer: bool
     place: int
 
+    @property
+    def pixel_sha256(self) -> str:
+        """Its identity by pixels, in words: twice as long."""
+        return self.pixels.hex()
+
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class FileFacts:
     """What one raw file holds.
 
     Attributes:
-        sha256: of its bytes; '' if there are none to be had.
+        digest: the SHA-256 of its bytes; b'' if there are none to be had.
         slices: its images; () if it cannot be read.
         reason: why it cannot be read, without names; '' if it can.
         detail: more on that, for the private manifest.
     """
 
-    sha256: str
+    digest: bytes
     slices: tuple[SliceFacts, ...]
     reason: str = ''
     detail: str = ''
+
+    @property
+    def sha256(self) -> str:
+        """The hash of its bytes in words; '' if there are none."""
+        return self.digest.hex()
 
 
 def scan_files(
@@ -127,8 +139,12 @@ def scan_files(
 
 def from_json(answer: dict[str, Any]) -> FileFacts:
     """Makes the facts of one answer of `scan_files`."""
-    slices = tuple(SliceFacts(*_shared(fields)) for fields in answer['slices'])
-    return FileFacts(answer['sha256'], slices, answer['reason'], answer['detail'])
+    slices = tuple(
+        SliceFacts(frame, bytes.fromhex(pixels), *_shared(rest))
+        for frame, pixels, *rest in answer['slices']
+    )
+    digest = bytes.fromhex(answer['sha256'])
+    return FileFacts(digest, slices, answer['reason'], answer['detail'])
 
 
 def _shared(fields: list[Any]) -> Iterator[Any]:
@@ -138,7 +154,7 @@ def _shared(fields: list[Any]) -> Iterator[Any]:
             yield tuple(value)
         elif isinstance(value, float):
             yield UNKNOWN if value != value else 0.0 if value == 0 else value
-        elif isinstance(value, str) and len(value) < 64:
+        elif isinstance(value, str):
             yield sys.intern(value)
         else:
             yield value
@@ -159,7 +175,7 @@ def _facts(image: Slice, stored: Storage, writer: SpoolWriter) -> list[Any]:
     if not picture and not blank:
         ends = float(lowest), float(highest)
         integral = bool((known == np.rint(known)).all())
-        quantiles = _quantiles(known)
+        quantiles = _quantiles(known, integral=integral)
     spooled_at = -1
     if not blank:
         small = _small(image) if stored.small else None
@@ -213,13 +229,27 @@ def _as_stored(image: Slice, stored: Storage) -> Encoded | None:
     return encode(placed, windows)
 
 
-def _quantiles(values: np.ndarray) -> np.ndarray:
-    """Gives quantiles, float32 [512]: those of `np.quantile`, ten times as fast."""
-    ordered = np.sort(values, axis=None)
-    places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES * (len(ordered) - 1)
+def _quantiles(values: np.ndarray, *, integral: bool) -> np.ndarray:
+    """Gives quantiles, float32 [512]: those of `np.quantile`, ten times as fast.
+
+    Args:
+        values: numbers, none of them NaN.
+        integral: they are whole.
+    """
+    places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES * (values.size - 1)
     below = places.astype(np.int64)
-    above = np.minimum(below + 1, len(ordered) - 1)
-    low, high = ordered[below], ordered[above]
+    above = np.minimum(below + 1, values.size - 1)
+    lowest = values.min()
+    if integral and values.max() - lowest < _MOST_COUNTS:
+        counts = np.bincount((values.ravel() - lowest).astype(np.int64))
+        ends = counts.cumsum()
+        low, high = (
+            (np.searchsorted(ends, rank, side='right') + lowest).astype(values.dtype)
+            for rank in (below, above)
+        )
+    else:
+        ordered = np.sort(values, axis=None)
+        low, high = ordered[below], ordered[above]
     share = places - below
     # From the nearer side, and the difference in the values' own type, as numpy does.
     near = np.where(share < 0.5, low + (high - low) * share, 0)

@@ -1,7 +1,9 @@
 """Which images a dataset's contact sheet shows."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -35,13 +37,14 @@ def choose_examples(
     many rows, splits are put together.
     """
     merged = len({file.source for file in files}) > 1
-    members: dict[tuple[str, int], list[tuple[Item, Place]]] = {}
-    for split in plan.splits:
-        for index, item in enumerate(plan.kept(split)):
+    kept = {split: plan.kept(split) for split in plan.splits}
+    members: dict[tuple[str, int], list[Place]] = {}
+    for split, items in kept.items():
+        for index, item in enumerate(items):
             part = files[item.file].source if merged else split
-            members.setdefault((part, item.label), []).append((item, (split, index)))
+            members.setdefault((part, item.label), []).append((split, index))
     if len(members) > _ROWS and not merged:
-        joined: dict[tuple[str, int], list[tuple[Item, Place]]] = {}
+        joined: dict[tuple[str, int], list[Place]] = {}
         for (_, label), some in members.items():
             joined.setdefault(('', label), []).extend(some)
         members = joined
@@ -54,31 +57,39 @@ def choose_examples(
         several_parts = len({part for part, _ in keys}) > 1
         count = f'{len(some):,} images'
         if not several_parts:
-            rows.append(Examples(known, count, _spread(some)))
+            rows.append(Examples(known, count, _spread(some, kept)))
         elif label >= 0:
-            rows.append(Examples(known, f'{count}, {part}', _spread(some)))
+            rows.append(Examples(known, f'{count}, {part}', _spread(some, kept)))
         else:
-            rows.append(Examples(part, count, _spread(some)))
+            rows.append(Examples(part, count, _spread(some, kept)))
     return rows
 
 
-def _spread(members: Sequence[tuple[Item, Place]]) -> list[Place]:
+def _spread(
+    members: Sequence[Place], kept: Mapping[str, Sequence[Item]]
+) -> list[Place]:
     """Takes the middle slice of subjects from all over the set.
 
     Of few subjects it takes several slices each, from one end to the other.
     """
-    by_subject: dict[str, list[tuple[Item, Place]]] = {}
-    for item, place in members:
-        by_subject.setdefault(item.group, []).append((item, place))
-    for slices in by_subject.values():
-        slices.sort(key=lambda s: (np.nan_to_num(s[0].position), s[0].file_id))
-    each = max(1, -(-_COLUMNS // len(by_subject)))
+
+    def group(place: Place) -> str:
+        split, index = place
+        return kept[split][index].group
+
+    def order(place: Place) -> tuple[str, float, str]:
+        split, index = place
+        item = kept[split][index]
+        position = 0.0 if math.isnan(item.position) else item.position
+        return item.group, position, item.file_id
+
+    each = max(1, -(-_COLUMNS // len({group(place) for place in members})))
     places = []
-    for subject in sorted(by_subject):
-        slices = by_subject[subject]
+    for _, some in itertools.groupby(sorted(members, key=order), key=group):
+        slices = list(some)
         # Ends are left out: the middles of equal stretches.
         few = min(each, len(slices))
         middles = (np.arange(few) + 0.5) / few * len(slices)
-        places += [slices[int(middle)][1] for middle in middles]
+        places += [slices[int(middle)] for middle in middles]
     few = min(_COLUMNS, len(places))
     return [places[i] for i in np.linspace(0, len(places) - 1, few).astype(int)]

@@ -291,6 +291,8 @@ def _values(header: pydicom.Dataset, keyword: str, index: int) -> list[Any]:
         for group in groups:
             places.extend((group.get(_GROUPS[keyword]) or [])[:1])
     for place in [*places, header]:
+        if keyword not in place:  # quicker than to ask for it and to fail
+            continue
         try:
             value = place.get(keyword)
         except Exception:  # a value that its own type does not allow

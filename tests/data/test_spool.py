@@ -164,7 +164,9 @@ def test_quantiles_are_those_of_numpy():
             rng.integers(0, 65536, size).astype(np.uint16),
         ):
             expected = np.quantile(values, middles).astype(np.float32)
-            np.testing.assert_array_equal(_quantiles(values), expected)
+            for integral in {False, bool((values == np.rint(values)).all())}:
+                found = _quantiles(values, integral=integral)
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_a_file_that_cannot_be_read_is_told_with_the_hash_of_its_bytes(tmp_path):
