@@ -188,8 +188,7 @@ class Finetuner:
         write_predictions(
             folder, data, held, held_logits, test, probe.logits(features[test])
         )
-        facts = facts | {'validation_loss': self._answers.loss(held, held_logits)}
-        return facts
+        return facts | {'validation_loss': self._answers.loss(held, held_logits)}
 
     def _fit_knn(self, features: np.ndarray, fold: Fold, folder: Path) -> Json:
         data = self._data
