@@ -24,7 +24,9 @@ CLASSES = ('NonDemented', 'VeryMildDemented', 'MildDemented', 'ModerateDemented'
 def finished(cohort, tmp_path_factory):
     """A run, and its data_dir with two more sets: `elsewhere` of others, `own`."""
     workdir = tmp_path_factory.mktemp('run')
-    run_experiment(read_experiment(smoke_config(cohort)), workdir)
+    config = smoke_config(cohort, name='untrained')
+    config.finetune.modes = ('linear', 'full')
+    run_experiment(read_experiment(config), workdir)
     root = tmp_path_factory.mktemp('raw')
     write_cohort(root / 'cohort', seed=5)
     subject = PathPattern(r'(sub-\d+)')
@@ -102,7 +104,7 @@ def test_answers_are_those_of_predict(finished, cohort, tmp_path):
     own = next(
         row
         for row in read_json(finished.workdir / 'metrics.json')['results']
-        if (row['arm'], row['mode'], row['unit']) == ('barlow_brain', 'full', 'subject')
+        if (row['arm'], row['mode'], row['unit']) == ('untrained', 'full', 'subject')
     )
     found = read_json(tmp_path / 'metrics.json')['details']['subject']
     assert found['log_loss']['value'] == pytest.approx(own['log_loss']['value'], 1e-4)
