@@ -1,0 +1,206 @@
+"""A study runs each stage once, whoever starts it; its tables say what came of it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jax_mrissl.configs import study
+from jax_mrissl.core.errors import UserError
+from jax_mrissl.stages import study as runner
+from jax_mrissl.stages.study import Study, run_study
+
+
+def small(cohort, **changes):
+    config = study.get_config('smoke')
+    config.data_dir = str(cohort)
+    config.report.pictures = False
+    config.study.update(
+        methods=('barlow',), chains=('brain',), targets=('severity3',), finalists=1
+    )
+    config.study.update(changes)
+    config.finetune.bootstrap_resamples = 50
+    return config
+
+
+def stages(workdir):
+    """Gives when each stage was finished, by its folder."""
+    return {
+        p.parent.name: p.stat().st_mtime_ns for p in workdir.glob('stages/*/done.json')
+    }
+
+
+@pytest.fixture(scope='module')
+def finished(cohort, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('study')
+    config = small(cohort)
+    return config, workdir, run_study(config, workdir, command='python -m it')
+
+
+def test_tables_and_page_say_what_was_found(finished):
+    _, workdir, text = finished
+    assert 'SIMULATED' in text and 'pretrained on  barlow' in text
+    rows = list(csv.DictReader((workdir / 'study.csv').open()))
+    arms = {(row['method'], row['chain'], row['mode']) for row in rows}
+    # The only pretrained arm is the best by validation, so it is finetuned in full.
+    assert arms == {
+        (method, chain, mode)
+        for method, chain in (('', ''), ('barlow', 'brain'))
+        for mode in ('linear', 'full')
+    }
+    told = {
+        (row['method'], row['mode'], row['unit'], row['metric']): row for row in rows
+    }
+    metrics = json.loads(
+        (workdir / 'experiments/barlow_brain_severity3_seed0/metrics.json').read_text()
+    )
+    for row in metrics['results']:
+        method = 'barlow' if row['arm'] == 'barlow brain' else ''
+        key = (method, row['mode'], row['unit'], 'log_loss')
+        if row['role'] == 'arm' and key in told:
+            assert float(told[key]['value']) == pytest.approx(
+                row['log_loss']['value'], abs=1e-5
+            )
+    page = (workdir / 'report/index.html').read_text()
+    assert 'SIMULATED DATA' in page and 'python -m it' in page
+    assert '../experiments/barlow_brain_severity3_seed0/report/index.html' in page
+    assert r'\begin{tabular}' in (workdir / 'study.tex').read_text()
+    facts = json.loads((workdir / 'study.json').read_text())
+    assert facts['failures'] == [] and len(facts['settings'][0]['arms']) == 4
+
+
+def test_a_second_run_does_nothing(finished):
+    config, workdir, text = finished
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()}
+    assert run_study(config, workdir, command='python -m it') == text
+    assert {
+        p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()
+    } == before
+
+
+def test_a_changed_rate_of_finetuning_repeats_that_alone(finished, cohort):
+    _, workdir, _ = finished
+    config = small(cohort)
+    config.finetune.full.optimizer.rate_per_256 = 2e-3
+    planned = Study(config, workdir)
+    # In every cell is only what is as before; the finalists are chosen from it.
+    assert planned.counts()[0] == planned.counts()[1]
+    planned.do_stages()
+    total, done = planned.counts()
+    assert total == done
+    new = {name for name in stages(workdir) if name.startswith('finetune')}
+    assert len(new) == 6  # two linear, two in full, and two in full again
+
+
+def test_what_fails_is_listed_and_the_rest_goes_on(cohort, tmp_path, monkeypatch):
+    config = small(cohort, chains=('brain', 'xray'), final_modes=(), finalists=0)
+    config.domains.xray.data.name = 'not_there'
+    original = runner.plan_experiment
+
+    def fails(experiment, *arguments, **others):
+        planned = original(experiment, *arguments, **others)
+        for job in planned.jobs:
+            if job.stage.kind == 'pretrain':
+                object.__setattr__(job, 'run', refuse)
+        return planned
+
+    def refuse(folder):
+        raise UserError('the loss is not finite')
+
+    monkeypatch.setattr(runner, 'plan_experiment', fails)
+    text = run_study(config, tmp_path)
+    assert 'Not done: barlow_brain_severity3_seed0. the loss is not finite' in text
+    assert 'Not done: barlow_xray_severity3_seed0. The dataset' in text
+    assert 'untrained' in text
+    again = Study(config, tmp_path)
+    again.do_stages()
+    assert again.counts() == (4, 2)
+    monkeypatch.undo()
+    again = Study(config, tmp_path)
+    again.retry_failed()
+    again.do_stages()
+    assert again.counts() == (4, 4)
+
+
+def test_a_study_that_cannot_run_at_all_says_why(tmp_path):
+    config = small(tmp_path)
+    config.targets.severity3.data.name = 'not_there'
+    with pytest.raises(UserError, match="'not_there' is not prepared"):
+        Study(config, tmp_path)
+
+
+WORKER = """
+import sys
+from jax_mrissl.core import command
+from jax_mrissl import study
+command.run_command(study.main, study.__doc__)
+"""
+
+
+@pytest.mark.slow
+def test_four_workers_of_whom_two_are_killed_do_each_stage_once(cohort, tmp_path):
+    def start(workdir):
+        return subprocess.Popen(
+            [
+                sys.executable,
+                '-c',
+                WORKER,
+                '--config=configs/study.py:smoke',
+                f'--config.data_dir={cohort}',
+                '--config.report.pictures=false',
+                "--config.study.methods=('barlow', 'simclr')",
+                "--config.study.chains=('natural', 'brain', 'natural>brain')",
+                "--config.study.targets=('severity3',)",
+                f'--workdir={workdir}',
+            ],
+            env=os.environ | {'JAX_NUM_CPU_DEVICES': '1'},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    alone, shared = tmp_path / 'alone', tmp_path / 'shared'
+    one = start(alone)
+    _, err = one.communicate()
+    assert one.returncode == 0, err
+    workers = [start(shared) for _ in range(4)]
+    deadline = time.monotonic() + 600
+    while len(list(shared.glob('stages/*/claim-*'))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for worker in workers[:2]:
+        worker.send_signal(signal.SIGKILL)
+    logs = []
+    for worker in workers:
+        _, err = worker.communicate(timeout=1200)
+        logs.append(err)
+    assert [worker.returncode for worker in workers[2:]] == [0, 0], logs[2:]
+    # The command, which names the folder, stands in the page alone.
+    for name in ('study.txt', 'study.md', 'study.tex'):
+        assert (shared / name).read_text() == (alone / name).read_text()
+    assert set(stages(shared)) == set(stages(alone))
+    finished = [
+        line for log in logs for line in log.splitlines() if ': done, in' in line
+    ]
+    assert len(finished) == len(stages(shared))
+
+
+@pytest.mark.slow
+def test_the_whole_grid_at_smoke_scale(cohort, tmp_path):
+    config = small(cohort)
+    whole = study.get_config('smoke').study
+    config.study.update(
+        methods=whole.methods, chains=whole.chains, targets=whole.targets
+    )
+    text = run_study(config, tmp_path)
+    rows = list(csv.DictReader((tmp_path / 'study.csv').open()))
+    found = {
+        (r['target'], r['method'], r['chain']) for r in rows if r['mode'] == 'linear'
+    }
+    assert len(found) == 2 * (3 * 7 + 1)
+    assert '(report: 0.993)' not in text  # that is beside real images alone
