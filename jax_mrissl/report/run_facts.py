@@ -275,7 +275,7 @@ METRIC_WORDS: Mapping[str, tuple[str, float, int]] = {
     'macro_auroc': ('macro AUROC', 1, 3),
     'macro_average_precision': ('average precision', 1, 3),
     'average_precision': ('average precision', 1, 3),
-    'binary_auroc': ('AUROC, first class or not', 1, 3),
+    'binary_auroc': ('AUROC (first class or not)', 1, 3),
     'sensitivity': ('sensitivity, %', 100, 1),
     'specificity': ('specificity, %', 100, 1),
     'ppv': ('positive predictive value, %', 100, 1),

@@ -14,6 +14,7 @@ from jax_mrissl.tasks.controls import COVARIATES
 from jax_mrissl.tasks.from_config import Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import Measured
+from jax_mrissl.tasks.pooling import Arm
 from jax_mrissl.tasks.subgroups import FEWEST
 
 # What a score is held against, the less first: columns of a table.
@@ -66,10 +67,10 @@ def adjustments(measured: Sequence[Measured], data: LabelledData) -> list[Adjust
 
 
 def adjustment_texts(
-    found: Sequence[Adjustment], measured: Sequence[Measured], *, simulated: bool
+    found: Sequence[Adjustment], arms: Sequence[Arm], *, simulated: bool
 ) -> list[str]:
-    """Says what the arms that are results add to the most that is known."""
-    results = {(m.arm.name, m.arm.mode) for m in measured if not m.training.failed}
+    """Says what some arms add to the most that is known."""
+    told = {(arm.name, arm.mode) for arm in arms}
     most = max((len(one.given) for one in found), default=0)
     mark = f' ({SIMULATED})' if simulated else ''
     return [
@@ -78,7 +79,7 @@ def adjustment_texts(
         f'logit, p = {"undefined" if one.p is None else f"{one.p:.2g}"} (likelihood '
         f'ratio, not corrected; {one.subjects:,} subjects).'
         for one in found
-        if one.mode and len(one.given) == most and (one.arm, one.mode) in results
+        if len(one.given) == most and (one.arm, one.mode) in told
     ]
 
 

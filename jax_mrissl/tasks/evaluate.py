@@ -52,7 +52,7 @@ from jax_mrissl.tasks.foot import foot
 from jax_mrissl.tasks.from_config import Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import UNITS, Measured, measure, prior_rows, result_rows
-from jax_mrissl.tasks.pooling import Arm
+from jax_mrissl.tasks.pooling import UNTRAINED, Arm
 from jax_mrissl.tasks.subgroups import subgroups
 
 _ORDER = {'baseline': 0, 'arm': 1, 'control': 2}
@@ -96,6 +96,7 @@ def evaluate(
     for one in measured:
         rows += result_rows(one, data)
     comparisons = compare(measured)
+    told = _told(measured)
     against = compare_with_baselines(measured)
     beyond = adjustments(measured, data)
     write_folds(workdir / 'folds.json', data.folds)
@@ -131,8 +132,12 @@ def evaluate(
         title = f'{experiment.name}: {plan.task} on {data.prepared.card["title"]}'
     sentences = [
         *(comparison.text(simulated=simulated) for comparison in comparisons),
-        *(one.text(simulated=simulated) for one in against if one.is_named_first),
-        *adjustment_texts(beyond, measured, simulated=simulated),
+        *(
+            one.text(simulated=simulated)
+            for one in against
+            if one.is_named_first and one.arm in told
+        ),
+        *adjustment_texts(beyond, told, simulated=simulated),
         *foot(
             rows,
             data,
@@ -145,6 +150,12 @@ def evaluate(
     text = results_markdown(rows, title=title, foot=sentences)
     write_atomically(workdir / 'results.md', text)
     return results_table(rows, title=title, foot=sentences)
+
+
+def _told(measured: Sequence[Measured]) -> list[Arm]:
+    """Gives the networks that the foot has room for: results, pretrained ones if any."""
+    results = [m.arm for m in measured if m.arm.mode and not m.training.failed]
+    return [arm for arm in results if arm.name != UNTRAINED] or results
 
 
 def _details(
