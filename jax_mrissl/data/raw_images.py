@@ -171,7 +171,7 @@ def find_raw_images(
         (files[item.file].path, item.reason) for item in items if item.reason
     ]
     kept = tuple(item for item in items if not item.reason)
-    key = derive_key([one.sha256 for one in facts])
+    key = derive_key([one.digest for one in facts])
     who = _who(subject, pattern, reading)
     return RawImages(
         tuple(files),
