@@ -3,7 +3,7 @@
 import csv
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jax_mrissl.core.results import SIMULATED, Estimate, Unit
 from jax_mrissl.report.run_facts import metric_words
@@ -160,8 +160,7 @@ def study_text(facts: StudyFacts) -> str:
         lines.append('')
     for setting in facts.settings:
         for name, found in setting.baselines:
-            text = estimate_text(found['subject'])
-            lines.append(f'{setting.target}, {name}: {text} by subject')
+            lines.append(_baseline(facts, setting, name, found))
     lines.append('')
     for paragraph in [*facts.findings, *facts.notes, *_failed(facts)]:
         lines += textwrap.wrap(paragraph, WIDTH, subsequent_indent='  ')
@@ -179,8 +178,8 @@ def study_markdown(facts: StudyFacts) -> str:
     lines += ['', '## Without a network', '']
     for setting in facts.settings:
         for name, found in setting.baselines:
-            text = f'{setting.target}, {name}: {estimate_text(found["subject"])}'
-            lines.append(f'- {escaped_markdown(text)} by subject')
+            text = _baseline(facts, setting, name, found)
+            lines.append(f'- {escaped_markdown(text)}')
     lines += ['', '## What it says', '']
     told = [*facts.findings, *facts.notes, *_failed(facts)]
     lines += [f'- {escaped_markdown(text)}' for text in told]
@@ -239,6 +238,14 @@ def study_latex(facts: StudyFacts) -> str:
             '',
         ]
     return '\n'.join(lines)
+
+
+def _baseline(
+    facts: StudyFacts, setting: SettingFacts, name: str, found: Mapping[Unit, Estimate]
+) -> str:
+    simulated = f' ({SIMULATED})' if facts.simulated else ''
+    text = estimate_text(found['subject'])
+    return f'{setting.target}, {name}: {text} by subject{simulated}'
 
 
 def _failed(facts: StudyFacts) -> list[str]:

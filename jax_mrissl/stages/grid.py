@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.tasks.from_config import MODES, Experiment, read_experiment
 
+StudyConfig: TypeAlias = ConfigDict
 # Between the domains of a chain, in the config and in tables.
 AFTER = '>'
 _SECTIONS = ('study', 'methods', 'domains', 'targets', 'pretrain')
@@ -120,7 +121,7 @@ class Cell:
         return '_'.join(parts).replace(AFTER, '-then-')
 
 
-def read_grid(config: ConfigDict) -> Grid:
+def read_grid(config: StudyConfig) -> Grid:
     """Reads which cells there are.
 
     Raises:
@@ -146,7 +147,7 @@ def read_grid(config: ConfigDict) -> Grid:
 
 
 def cells(
-    config: ConfigDict, grid: Grid, *, extra: Mapping[Encoder, Sequence[str]]
+    config: StudyConfig, grid: Grid, *, extra: Mapping[Encoder, Sequence[str]]
 ) -> list[Cell]:
     """Gives the experiments of a study, in the order of its tables.
 
@@ -182,7 +183,7 @@ def cells(
 
 
 def _experiment(
-    config: ConfigDict,
+    config: StudyConfig,
     encoder: Encoder,
     setting: Setting,
     seed: int,

@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
-from ml_collections import ConfigDict
 
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import read_json, write_json
 from jax_mrissl.stages.claims import Claims, forget
 from jax_mrissl.stages.demo import prepare_simulated
-from jax_mrissl.stages.grid import Cell, Encoder, Grid, cells, read_grid
+from jax_mrissl.stages.grid import (
+    Cell,
+    Encoder,
+    Grid,
+    StudyConfig,
+    cells,
+    read_grid,
+)
 from jax_mrissl.stages.plan import Job, PlannedExperiment, Shelf, plan_experiment
 from jax_mrissl.stages.run import STAGES, write_results
 from jax_mrissl.stages.store import Store
@@ -39,7 +45,7 @@ _LOOK_AGAIN_S = 1.0
 
 
 def run_study(
-    config: ConfigDict,
+    config: StudyConfig,
     workdir: Path,
     *,
     command: str = '',
@@ -78,7 +84,7 @@ class Study:
     """
 
     def __init__(
-        self, config: ConfigDict, workdir: Path, *, claims: Claims | None = None
+        self, config: StudyConfig, workdir: Path, *, claims: Claims | None = None
     ):
         self._config, self._workdir = config, workdir
         self._grid: Grid = read_grid(config)

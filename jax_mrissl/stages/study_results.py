@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_mrissl.core.results import Estimate, Unit
+from jax_mrissl.core.results import SIMULATED, Estimate, Unit
 from jax_mrissl.core.run_dir import write_atomically, write_json
 from jax_mrissl.metrics.bootstrap import Bootstrap, difference, holm
 from jax_mrissl.report.run_facts import LOWER_IS_BETTER, metric_words
@@ -171,19 +171,20 @@ def gather_study(content: StudyContent, measurer: Measurer) -> StudyFacts:
         for setting in dict.fromkeys(studied.cell.setting for studied in content.cells)
         if (found := _setting(setting, content, measurer))
     ]
+    simulated = any(
+        prepared.card['simulated']
+        for studied in content.cells
+        if studied.planned
+        for prepared in (studied.planned.whole, *studied.planned.pretraining)
+    )
     return StudyFacts(
         name=content.name,
-        simulated=any(
-            prepared.card['simulated']
-            for studied in content.cells
-            if studied.planned
-            for prepared in (studied.planned.whole, *studied.planned.pretraining)
-        ),
+        simulated=simulated,
         methods=grid.methods,
         chains=grid.chains,
         shares=grid.pretraining_fractions,
         settings=tuple(settings),
-        findings=tuple(s for setting in settings for s in _findings(setting)),
+        findings=tuple(s for one in settings for s in _findings(one, simulated)),
         notes=tuple(_notes(content, settings)),
         failures=tuple(
             (studied.cell.folder, studied.error)
@@ -351,13 +352,15 @@ def _mean(found: Sequence[Bootstrap]) -> Bootstrap:
     )
 
 
-def _findings(setting: SettingFacts) -> list[str]:
+def _findings(setting: SettingFacts, simulated: bool) -> list[str]:
     """Says what the statistics support, and that they support nothing else."""
     compared = [arm for arm in setting.arms if arm.difference]
     if not compared:
         return []
     metric = metric_words(setting.headline)
     about = f'{setting.target}, {100 * setting.label_fraction:g} % of the labels'
+    if simulated:
+        about += f' ({SIMULATED})'
     sentences = []
     for arm in compared:
         assert arm.difference
