@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from jax_mrissl.core.command import run_command
 from jax_mrissl.core.digest import digest
+from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import write_json
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> None:
     from jax_mrissl.tasks.page import PAGE
 
     config = _CONFIG.value
+    if 'study' in config:
+        raise UserError('This config is of a study: use python -m jax_mrissl.study.')
     experiment = read_experiment(config)
     # Where data are, and what the page shows, make no other run.
     identity = {

@@ -46,7 +46,9 @@ def main(argv: list[str]) -> None:
 
     config = _CONFIG.value
     if 'study' not in config:
-        raise UserError('This config is of one experiment: use jax_mrissl.main.')
+        raise UserError(
+            'This config is of one experiment: use python -m jax_mrissl.main.'
+        )
     identity = {
         k: v for k, v in config.to_dict().items() if k not in ('data_dir', 'report')
     }

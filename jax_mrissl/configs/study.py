@@ -1,6 +1,7 @@
 r"""A study: methods x images of pretraining x what is asked; the report's three tables.
 
-    python -m jax_mrissl.study --config=configs/study.py --data_dir... --workdir=W
+    python -m jax_mrissl.study --config=configs/study.py --config.data_dir=data \
+        --workdir=W
 
 Part of the grid, in small:
 
