@@ -153,11 +153,7 @@ def evaluate(
 
 
 def _told(measured: Sequence[Measured]) -> list[Arm]:
-<<<<<<< HEAD
     """Gives the networks that the foot has room for: pretrained ones if any."""
-=======
-    """Gives the networks that the foot has room for: the pretrained, if any."""
->>>>>>> metrics
     results = [m.arm for m in measured if m.arm.mode and not m.training.failed]
     return [arm for arm in results if arm.name != UNTRAINED] or results
 
