@@ -96,6 +96,33 @@ def smoke_config(data_dir, name='barlow_brain', **changes):
     return config
 
 
+@pytest.fixture(scope='session')
+def stock(cohort):
+    """Puts the finished stages of configs/barlow_brain.py:smoke into a work folder.
+
+    They are run once, whatever number of processes the tests run in.
+    """
+    from jax_mrissl.stages.plan import plan_experiment
+    from jax_mrissl.stages.run import STAGES
+    from jax_mrissl.stages.store import Store
+    from jax_mrissl.stages.work import do_jobs
+    from jax_mrissl.tasks.from_config import read_experiment
+
+    common = Path(jax.config.jax_compilation_cache_dir)
+    if not common.name.startswith('jax_mrissl-compiled-'):
+        common = Path(tempfile.mkdtemp(prefix='jax_mrissl-stock-'))
+    store = Store(common / STAGES)
+    experiment = read_experiment(smoke_config(cohort))
+    planned = plan_experiment(experiment, store, spare=common / 'audit')
+    do_jobs(planned.jobs, store)
+
+    def put(workdir):
+        shutil.copytree(common / STAGES, workdir / STAGES)
+        return workdir
+
+    return put
+
+
 def textures(count, seed):
     """Draws smooth textures, uint8 [count, 80, 80]."""
     rng = np.random.default_rng(seed)

@@ -25,9 +25,9 @@ MANY = [
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory):
+def workdir(stock, tmp_path_factory):
     """One store for all: what stages have in common is run once."""
-    return tmp_path_factory.mktemp('experiments')
+    return stock(tmp_path_factory.mktemp('experiments'))
 
 
 def run(name, cohort, workdir, **changes):
@@ -103,7 +103,7 @@ def test_weights_of_a_file_are_finetuned_and_pretrained_further(
     assert stage['params']['method']['name'] == 'barlow'
 
 
-def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, tmp_path):
+def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, stock, tmp_path):
     changes = dict(
         pretrain__positives='subject',
         pretrain__chunks=2,
@@ -116,7 +116,7 @@ def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, tmp_path):
     plain = read_experiment(config).chain[0].identity()
     config = smoke_config(cohort, 'simclr_brain', **LINEAR, **changes)
     assert read_experiment(config).chain[0].identity() != plain
-    table = run_experiment(read_experiment(config), tmp_path)
+    table = run_experiment(read_experiment(config), stock(tmp_path))
     assert 'simclr_brain, linear' in table
     assert 'OVERLAP ALLOWED: pretraining has seen 48 labelled images of 16 sub' in table
 
@@ -152,7 +152,6 @@ def test_a_wrong_setting_is_answered_before_any_work(
 def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(
     cohort, workdir, tmp_path
 ):
-    run('simclr_natural_brain', cohort, workdir, finetune__modes=('full',))
     tuned = next(iter(workdir.glob('stages/finetune-*/fold-0/best')))
     with pytest.raises(UserError, match='trained on smoke, which they are to be tes'):
         run('imagenet', cohort, tmp_path, init_from=str(tuned))
@@ -166,8 +165,8 @@ def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(
         run('imagenet', cohort, tmp_path, init_from=str(tmp_path / 'half'))
 
 
-def test_advice_and_gray_images_are_spoken_of(cohort, tmp_path, caplog):
+def test_advice_and_gray_images_are_spoken_of(cohort, stock, tmp_path, caplog):
     caplog.set_level('INFO')
-    run('swav_brain', cohort, tmp_path, pretrain__method__prototypes=64)
+    run('swav_brain', cohort, stock(tmp_path), pretrain__method__prototypes=64)
     assert '64 prototypes are shared out over 32 images at a time' in caplog.text
     assert 'smoke is gray: saturation, hue, random grayscale would do' in caplog.text

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from conftest import smoke_config
 from orbax import checkpoint as ocp
 
 from jax_mrissl.core.errors import UserError
@@ -24,15 +23,9 @@ from jax_mrissl.train.start import checkpoint_folder
 
 
 @pytest.fixture(scope='module')
-def workdir(cohort, tmp_path_factory):
-    """A run of one epoch, finetuned in both modes."""
-    from jax_mrissl.stages.run import run_experiment
-    from jax_mrissl.tasks.from_config import read_experiment
-
-    workdir = tmp_path_factory.mktemp('run')
-    config = smoke_config(cohort, pretrain__epochs=1, finetune__full__epochs=1)
-    run_experiment(read_experiment(config), workdir)
-    return workdir
+def workdir(stock, tmp_path_factory):
+    """The folder of a run whose stages are done."""
+    return stock(tmp_path_factory.mktemp('run'))
 
 
 def saved_encoder(checkpoints):

@@ -21,9 +21,9 @@ CLASSES = ('NonDemented', 'VeryMildDemented', 'MildDemented', 'ModerateDemented'
 
 
 @pytest.fixture(scope='module')
-def finished(cohort, tmp_path_factory):
+def finished(cohort, stock, tmp_path_factory):
     """A run, and its data_dir with two more sets: `elsewhere` of others, `own`."""
-    workdir = tmp_path_factory.mktemp('run')
+    workdir = stock(tmp_path_factory.mktemp('run'))
     config = smoke_config(cohort, name='untrained')
     config.finetune.modes = ('linear', 'full')
     run_experiment(read_experiment(config), workdir)

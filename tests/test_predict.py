@@ -18,8 +18,8 @@ from jax_mrissl.tasks.prediction_text import prediction_text
 
 
 @pytest.fixture(scope='module')
-def finished(cohort, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp('run')
+def finished(cohort, stock, tmp_path_factory):
+    workdir = stock(tmp_path_factory.mktemp('run'))
     experiment = read_experiment(smoke_config(cohort))
     run_experiment(experiment, workdir)
     return open_run(workdir)

@@ -24,8 +24,8 @@ from jax_mrissl.tasks.saliency_section import saliency_section
 
 
 @pytest.fixture(scope='module')
-def finished(cohort, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp('run')
+def finished(cohort, stock, tmp_path_factory):
+    workdir = stock(tmp_path_factory.mktemp('run'))
     config = smoke_config(cohort, name='untrained', report__saliency=True)
     config.finetune.modes = ('linear', 'full')
     experiment = read_experiment(config)

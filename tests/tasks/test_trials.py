@@ -21,7 +21,7 @@ LINEAGE = Lineage('a' * 64, {}, (), '0.1')
 def finetuner(cohort):
     def make(*rates):
         config = smoke_config(cohort, 'untrained')
-        config.finetune.slices_per_group = 1
+        config.finetune.slices_per_group = 2
         config.finetune.full.grid = dict(rate_per_256=rates, weight_decay=(0.01,))
         experiment = read_experiment(config)
         common, plan = experiment.common, experiment.finetune
