@@ -328,6 +328,11 @@ class Finetuner:
                 outputs = self._outputs(
                     state.params, state.model_state, self._images, held
                 )
+                if not np.isfinite(outputs).all():
+                    raise TrainingDiverged(
+                        f'{what}: outputs are not finite after step {int(state.step)}. '
+                        'Lower finetune.full.optimizer.rate_per_256.'
+                    )
                 loss = self._answers.loss(held, self._answers.read(outputs, train))
                 if loss < min(seen, default=np.inf):
                     kept = {'params': state.params, 'model_state': state.model_state}
