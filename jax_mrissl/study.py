@@ -14,15 +14,13 @@ Research use; not a medical device.
 
 import shlex
 import sys
-from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import config_flags
 
 from jax_mrissl.core.command import run_command
-from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.core.run_dir import write_json
+from jax_mrissl.core.run_dir import choose_workdir, write_json
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The study: configs/study.py, and behind a colon its scale.'
@@ -49,12 +47,7 @@ def main(argv: list[str]) -> None:
         raise UserError(
             'This config is of one experiment: use python -m jax_mrissl.main.'
         )
-    identity = {
-        k: v for k, v in config.to_dict().items() if k not in ('data_dir', 'report')
-    }
-    workdir = Path(
-        _WORKDIR.value or Path('runs') / f'{config.name}-{digest(identity)[:8]}'
-    ).expanduser()
+    workdir = choose_workdir(_WORKDIR.value, config.to_dict())
     logging.info('Results go to %s.', workdir)
     if _DRY_RUN.value:
         print(forecast_text(Study(config, workdir)))

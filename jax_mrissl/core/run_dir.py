@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jax_mrissl.core.digest import digest
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is there whole or not at all, even after a power cut."""
@@ -28,6 +30,20 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads a JSON file."""
     return json.loads(path.read_text())
+
+
+def choose_workdir(given: str | None, config: Mapping[str, Any]) -> Path:
+    """Gives the folder of a run: what the user named, or runs/NAME-DIGEST.
+
+    Args:
+        given: by the user; None: nothing.
+        config: all of its fields. Where data are, and what the page shows, make no
+            other run.
+    """
+    if given:
+        return Path(given).expanduser()
+    identity = {k: v for k, v in config.items() if k not in ('data_dir', 'report')}
+    return Path('runs') / f'{config["name"]}-{digest(identity)[:8]}'
 
 
 class MetricsLog:

@@ -18,6 +18,7 @@ from jax_mrissl.stages.store import Store
 from jax_mrissl.tasks.controls import controls_identity, run_controls
 from jax_mrissl.tasks.finetune import Finetuner
 from jax_mrissl.tasks.from_config import (
+    MODES,
     Common,
     DataPlan,
     Experiment,
@@ -116,7 +117,7 @@ class Shelf:
     def labelled(self, plan: FinetunePlan, common: Common) -> LabelledData:
         """Gives the labelled images of a plan, the same for equal plans."""
         whole = self.open(plan.data, common.data_dir)
-        key = digest([repr(plan), common.data_dir, whole.fingerprint])
+        key = digest([_but_modes(plan), common.data_dir, whole.fingerprint])
         if key not in self._labelled:
             self._labelled[key] = label_data(plan, whole, common)
         return self._labelled[key]
@@ -125,10 +126,15 @@ class Shelf:
         self, plan: FinetunePlan, common: Common, data: LabelledData
     ) -> Finetuner:
         """Gives the finetuner of a plan; the one before is let go."""
-        key = digest([repr(plan), repr(common), data.prepared.fingerprint])
+        key = digest([_but_modes(plan), repr(common), data.prepared.fingerprint])
         if self._finetuner is None or self._finetuner[0] != key:
             self._finetuner = key, Finetuner(plan, common, data)
         return self._finetuner[1]
+
+
+def _but_modes(plan: FinetunePlan) -> str:
+    """Tells plans apart whose data and programs differ: modes share them."""
+    return repr(dataclasses.replace(plan, modes=MODES))
 
 
 def plan_experiment(

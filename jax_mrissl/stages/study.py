@@ -143,11 +143,12 @@ class Study:
 
     def write(self, command: str = '') -> str:
         """Writes each experiment's page, and the study's tables and page."""
-        done = [cell for cell in self.cells if self._is_whole(cell)]
-        for number, cell in enumerate(done, 1):
-            planned = self._planned[cell.folder]
-            assert isinstance(planned, PlannedExperiment)
-            folder = self._workdir / EXPERIMENTS / cell.folder
+        content = self._content(command)
+        done = [studied for studied in content.cells if not studied.error]
+        for number, studied in enumerate(done, 1):
+            assert studied.planned
+            planned = studied.planned
+            folder = self._workdir / EXPERIMENTS / studied.cell.folder
             what = f'Table and page {number} of {len(done)}'
 
             def results(
@@ -158,8 +159,7 @@ class Study:
                 logging.info('%s.', what)
                 write_results(planned, self._store, folder, command='')
 
-            self._once(folder, self._made_of(planned), results)
-        content = self._content(command)
+            self._once(folder, studied.made_of, results)
         made_of = [
             _WRITING_VERSION,
             command,
@@ -225,12 +225,6 @@ class Study:
         for encoder in chosen:
             logging.info('Among the best by validation: %s.', encoder.name)
         return dict.fromkeys([Encoder(), *chosen], grid.final_modes)
-
-    def _is_whole(self, cell: Cell) -> bool:
-        planned = self._planned[cell.folder]
-        return isinstance(planned, PlannedExperiment) and all(
-            self._store.is_done(job.stage) for job in planned.jobs
-        )
 
     def _made_of(self, planned: PlannedExperiment) -> str:
         return digest(
