@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +29,12 @@ from jax_mrissl.data.item import Item
 from jax_mrissl.data.own import OwnFolder, with_classes
 from jax_mrissl.data.planning import Plan, make_plan
 from jax_mrissl.data.publication import IDENTITY, Content
-from jax_mrissl.data.scan import FileFacts, Storage, from_json
+from jax_mrissl.data.reading import read_facts
+from jax_mrissl.data.scan import FileFacts, Storage
 from jax_mrissl.data.spec import DatasetSpec
-from jax_mrissl.data.spool import FILES_PER_JOB, Spool
+from jax_mrissl.data.spool import Spool
 from jax_mrissl.data.table import find_table, read_table, read_titles
-from jax_mrissl.data.workers import Crew, Job, skip_file
+from jax_mrissl.data.workers import Crew, Job
 
 # What a stored image takes at most, of its canvas: brain slices take a third.
 _BYTES_PER_PIXEL = 0.7
@@ -239,30 +239,7 @@ class Making:
             small=spec.drop_twins,
             keep_free=self._stored_bytes(len(files), channels),
         )
-        facts: list[FileFacts | None] = [None] * len(files)
-        next_file = [*range(0, len(files), FILES_PER_JOB)]
-
-        def jobs() -> Iterator[Job]:
-            for number, start in enumerate(range(0, len(files), FILES_PER_JOB)):
-                some = files[start : start + FILES_PER_JOB]
-                yield (
-                    'scan',
-                    {
-                        'paths': [os.path.join(f.folder, f.path) for f in some],
-                        'spool': str(spool.path(number)),
-                        'storage': dataclasses.asdict(storage),
-                    },
-                )
-
-        with Progress('Reading images', len(files), unit='files') as bar:
-
-            def keep(job: int, answer: dict[str, Any]) -> None:
-                facts[next_file[job]] = from_json(answer)
-                next_file[job] += 1
-                bar.advance(1)
-
-            crew.perform(jobs(), on_answer=keep, heir=skip_file)
-        return [one for one in facts if one]
+        return read_facts(files, spool, storage, crew)
 
     def _stored_bytes(self, images: int, channels: int) -> int:
         pixels = images * self.canvas**2 * channels

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from jax_mrissl.core.errors import UnreadableFile, UserError
-from jax_mrissl.core.progress import Progress
 from jax_mrissl.data import catalog
 from jax_mrissl.data.canvas import Placed, place
 from jax_mrissl.data.card import reading_of
@@ -20,10 +19,11 @@ from jax_mrissl.data.gray_levels import with_limits
 from jax_mrissl.data.inventory import RawFile, derive_key, walk
 from jax_mrissl.data.item import Item
 from jax_mrissl.data.planning import keyed_hash
-from jax_mrissl.data.scan import FileFacts, Storage, from_json
+from jax_mrissl.data.reading import read_facts
+from jax_mrissl.data.scan import FileFacts, Storage
 from jax_mrissl.data.spec import DatasetSpec, Intensity, PathPattern
 from jax_mrissl.data.spool import FILES_PER_JOB, Spool
-from jax_mrissl.data.workers import Crew, Job, skip_file
+from jax_mrissl.data.workers import Crew
 from jax_mrissl.readers.read import read
 
 SUBJECT_RULES = ('auto', 'header', 'folder', 'file')
@@ -279,30 +279,9 @@ def _scan(
         small=False,
         keep_free=sys.maxsize,  # facts alone: no image is kept on disk
     )
-    starts = range(0, len(files), FILES_PER_JOB)
-    jobs: list[Job] = [
-        (
-            'scan',
-            {
-                'paths': [str(f.file) for f in files[start : start + FILES_PER_JOB]],
-                'spool': str(spool.path(number)),
-                'storage': dataclasses.asdict(storage),
-            },
-        )
-        for number, start in enumerate(starts)
-    ]
-    found: list[list[FileFacts]] = [[] for _ in jobs]
-    with (
-        Progress('Reading images', len(files), unit='files') as bar,
-        Crew(max(2, min(workers, len(jobs)))) as crew,
-    ):
-
-        def keep(job: int, answer: dict[str, Any]) -> None:
-            found[job].append(from_json(answer))
-            bar.advance(1)
-
-        crew.perform(jobs, on_answer=keep, heir=skip_file)
-    return [facts for some in found for facts in some]
+    jobs = -(-len(files) // FILES_PER_JOB)
+    with Crew(max(2, min(workers, jobs))) as crew:
+        return read_facts(files, spool, storage, crew)
 
 
 def stacked(placed: Sequence[Placed]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
