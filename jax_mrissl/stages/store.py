@@ -17,7 +17,7 @@ class Store:
 
     def folder(self, stage: Stage) -> Path:
         """Gives the stage's folder, made if need be, with its `stage.json`."""
-        folder = self._root / f'{stage.kind}-{stage.address[:12]}'
+        folder = self._path(stage)
         about = folder / 'stage.json'
         if not about.exists():
             write_json(about, stage.to_json())
@@ -25,7 +25,7 @@ class Store:
 
     def is_done(self, stage: Stage) -> bool:
         """Says whether the stage was finished."""
-        return (self.folder(stage) / 'done.json').exists()
+        return (self._path(stage) / 'done.json').exists()
 
     def mark_done(self, stage: Stage, facts: Any) -> None:
         """Records that the stage is finished; `facts` is JSON about its run."""
@@ -38,13 +38,16 @@ class Store:
 
     def failure(self, stage: Stage) -> str:
         """Says why the stage cannot be finished; '': nobody failed at it."""
-        path = self.folder(stage) / _FAILED
+        path = self._path(stage) / _FAILED
         return read_json(path)['error'] if path.exists() else ''
 
     def retry(self, stage: Stage) -> None:
         """Forgets that the stage failed."""
-        (self.folder(stage) / _FAILED).unlink(missing_ok=True)
+        (self._path(stage) / _FAILED).unlink(missing_ok=True)
 
     def facts(self, stage: Stage) -> Any:
         """Reads what was recorded when the stage was finished."""
         return read_json(self.folder(stage) / 'done.json')
+
+    def _path(self, stage: Stage) -> Path:
+        return self._root / f'{stage.kind}-{stage.address[:12]}'

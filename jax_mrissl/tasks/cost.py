@@ -10,14 +10,13 @@ import jax
 import numpy as np
 import optax
 
-from jax_mrissl.augment.policy import Policy
 from jax_mrissl.data.pipeline import Resident, Rows, resident
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.objectives.supervised import Supervised
 from jax_mrissl.tasks.answers import answers
 from jax_mrissl.tasks.from_config import Common, FinetunePlan, PretrainPlan
 from jax_mrissl.tasks.labelled import LabelledData
-from jax_mrissl.tasks.pretrain import lay_out
+from jax_mrissl.tasks.pretrain import set_up
 from jax_mrissl.tasks.programs import (
     RowProgram,
     channels_of,
@@ -25,8 +24,8 @@ from jax_mrissl.tasks.programs import (
     training_program,
 )
 from jax_mrissl.train.optimizer import tunable
-from jax_mrissl.train.parallel import choose_parallel
-from jax_mrissl.train.state import initial_state
+from jax_mrissl.train.parallel import Compiled, Parallel, choose_parallel
+from jax_mrissl.train.state import TrainState, initial_state
 
 _STEPS = 3
 # Regressions on features of a few thousand images, and what is written: not measured.
@@ -63,28 +62,28 @@ class Meter:
             plan, common: the declaration.
             prepared: the images.
         """
-        parallel, steps_per_epoch = lay_out(plan, common, prepared)
-        steps = plan.epochs * steps_per_epoch
+        training = set_up(plan, common, prepared)
+        plan = training.plan
         shape = prepared.image_shape
         kind = [plan.image_size, plan.batch_size, plan.method, plan.views, plan.chunks]
 
         def measure() -> tuple[float, float, int]:
-            declared = plan.build_optimizer()
-            schedule = declared.schedule(
-                batch_size=plan.batch_size, steps_per_epoch=steps_per_epoch, steps=steps
-            )
-            objective = plan.build_objective(common, steps_per_epoch=steps_per_epoch)
+            some = prepared.select(np.arange(plan.batch_size))
             return _measure(
-                objective,
-                objective.optimize(declared.transform, schedule),
-                resident(prepared.select(np.arange(plan.batch_size))),
+                training.initial(some, jax.random.key(0)),
+                training_program(
+                    training.objective,
+                    training.optimizer,
+                    training.parallel,
+                    chunks=plan.chunks,
+                ),
+                resident(some),
                 plan.batch_size,
-                plan.image_size,
-                parallel,
-                chunks=plan.chunks,
+                training.parallel,
             )
 
         compiling, per_step, size = self._once([kind, shape, common], measure)
+        steps = plan.epochs * training.steps_per_epoch
         return Cost(compiling + steps * per_step, size)
 
     def finetuning(
@@ -116,13 +115,14 @@ class Meter:
             schedule = declared.schedule(batch_size=batch, steps_per_epoch=1, steps=2)
             source = resident(data.prepared.select(np.arange(batch)))
             labels = kinds.truth(np.arange(len(data.labels)))[:batch]
+            optimizer = tunable(declared, schedule)
+            parallel = choose_parallel(common.parallel, batch)
             return _measure(
-                objective,
-                tunable(declared, schedule),
+                _state(objective, optimizer, plan, source),
+                training_program(objective, optimizer, parallel),
                 dataclasses.replace(source, label=labels),
                 batch,
-                plan.image_size,
-                choose_parallel(common.parallel, batch),
+                parallel,
             )
 
         compiling, per_step, size = self._once(['full', *kind, plan.full], measure)
@@ -146,7 +146,7 @@ def _features(
     policy = plan.build_evaluation_policy()
     count = min(plan.evaluation_batch_size, len(data.labels))
     source = resident(data.prepared.select(np.arange(count)))
-    state = _state(objective, optax.identity(), policy, plan.image_size, source)
+    state = _state(objective, optax.identity(), plan, source)
     program = RowProgram(embedding(objective.encoder), policy, count)
 
     def once() -> None:
@@ -157,19 +157,10 @@ def _features(
 
 
 def _measure(
-    objective: Any,
-    optimizer: optax.GradientTransformation,
-    source: Resident,
-    batch: int,
-    size: int,
-    parallel: Any,
-    *,
-    chunks: int = 1,
+    state: TrainState, step: Compiled, source: Resident, batch: int, parallel: Parallel
 ) -> tuple[float, float, int]:
     """Gives seconds to compile, seconds of a step, and the bytes of a checkpoint."""
-    state = _state(objective, optimizer, objective.policies[0], size, source)
     total = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
-    step = training_program(objective, optimizer, parallel, chunks=chunks)
     rows = Rows(np.arange(batch, dtype=np.int32), np.ones(batch, np.float32))
     placed = (
         parallel.replicate(source),
@@ -187,13 +178,13 @@ def _measure(
 
 
 def _state(
-    objective: Any,
+    objective: Supervised,
     optimizer: optax.GradientTransformation,
-    policy: Policy,
-    size: int,
+    plan: FinetunePlan,
     source: Resident,
-) -> Any:
-    channels = channels_of(policy, source.image.shape[1:])
+) -> TrainState:
+    size = plan.image_size
+    channels = channels_of(plan.build_evaluation_policy(), source.image.shape[1:])
     shape = (size, size, channels)
     return jax.jit(lambda key: initial_state(objective, optimizer, key, shape))(
         jax.random.key(0)

@@ -3,10 +3,12 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import logging
 
 from jax_mrissl.augment.policy import Policy, make_views
@@ -24,6 +26,7 @@ from jax_mrissl.data.pipeline import (
 )
 from jax_mrissl.data.prepared import PreparedSet, open_prepared
 from jax_mrissl.data.splits import share_of_rows
+from jax_mrissl.objectives.objective import Objective
 from jax_mrissl.report.montage import montage
 from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
 from jax_mrissl.tasks.programs import channels_of, training_program
@@ -32,7 +35,7 @@ from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Rhythm, run_steps
 from jax_mrissl.train.parallel import Parallel, choose_parallel
 from jax_mrissl.train.start import CHECKPOINTS, Start
-from jax_mrissl.train.state import initial_state
+from jax_mrissl.train.state import TrainState, initial_state
 
 # Draws of every view in the picture of views.
 _REPEATS = 3
@@ -86,8 +89,11 @@ def run_pretrain(
     Returns: JSON facts about the run: steps, time, device, the last metrics.
     """
     began = time.monotonic()
-    plan = _gray_aware(plan, prepared)
-    parallel, steps_per_epoch = lay_out(plan, common, prepared)
+    training = set_up(plan, common, prepared)
+    plan, parallel = training.plan, training.parallel
+    steps_per_epoch = training.steps_per_epoch
+    objective, optimizer = training.objective, training.optimizer
+    schedule = training.schedule
     rhythm = Rhythm(
         steps=plan.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
@@ -95,13 +101,6 @@ def run_pretrain(
         checkpoint_every=plan.checkpoint_every_epochs * steps_per_epoch,
         monitor_every=plan.watch.every_epochs * steps_per_epoch,
     )
-    declared = plan.build_optimizer()
-    schedule = declared.schedule(
-        batch_size=plan.batch_size,
-        steps_per_epoch=steps_per_epoch,
-        steps=rhythm.steps,
-    )
-    objective = plan.build_objective(common, steps_per_epoch=steps_per_epoch)
     for sentence in objective.advice():
         logging.warning('%s: %s', what, sentence)
     if schedule.warmup_steps >= rhythm.steps:
@@ -111,15 +110,9 @@ def run_pretrain(
             what,
             plan.epochs,
         )
-    optimizer = objective.optimize(declared.transform, schedule)
     run_key = jax.random.key(common.seed)
     init_key, step_key = jax.random.split(run_key)
-    channels = channels_of(objective.policies[0], prepared.image_shape)
-    shape = (plan.image_size, plan.image_size, channels)
-    state = jax.jit(lambda key: initial_state(objective, optimizer, key, shape))(
-        init_key
-    )
-    state = parallel.replicate(state)
+    state = parallel.replicate(training.initial(prepared, init_key))
     if start_from is not None:
         state = start_from.give_to(state)
     log = MetricsLog(folder / 'metrics.jsonl')
@@ -191,6 +184,53 @@ def run_pretrain(
         'placement': placement,
         'last': log.rows()[-1],
     }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Training:
+    """A pretraining stage, built.
+
+    Attributes:
+        plan: the declaration; what does nothing to gray images is left out.
+        parallel: the layout over the devices.
+        steps_per_epoch: whole batches of the set.
+        objective, optimizer, schedule: what is minimised, and how.
+    """
+
+    plan: PretrainPlan
+    parallel: Parallel
+    steps_per_epoch: int
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    schedule: Any
+
+    def initial(self, prepared: PreparedSet, key: jax.Array) -> TrainState:
+        """Draws the state that training starts from."""
+        size = self.plan.image_size
+        channels = channels_of(self.objective.policies[0], prepared.image_shape)
+        shape = (size, size, channels)
+        return jax.jit(
+            lambda key: initial_state(self.objective, self.optimizer, key, shape)
+        )(key)
+
+
+def set_up(plan: PretrainPlan, common: Common, prepared: PreparedSet) -> Training:
+    """Builds what a declaration asks for.
+
+    Raises:
+        UserError: as `lay_out`.
+    """
+    plan = _gray_aware(plan, prepared)
+    parallel, steps_per_epoch = lay_out(plan, common, prepared)
+    declared = plan.build_optimizer()
+    schedule = declared.schedule(
+        batch_size=plan.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        steps=plan.epochs * steps_per_epoch,
+    )
+    objective = plan.build_objective(common, steps_per_epoch=steps_per_epoch)
+    optimizer = objective.optimize(declared.transform, schedule)
+    return Training(plan, parallel, steps_per_epoch, objective, optimizer, schedule)
 
 
 def lay_out(

@@ -13,6 +13,7 @@ import pytest
 from jax_mrissl.configs import study
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.stages import study as runner
+from jax_mrissl.stages.forecast import forecast_text
 from jax_mrissl.stages.study import Study, run_study
 
 
@@ -81,6 +82,19 @@ def test_a_second_run_does_nothing(finished):
     assert {
         p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()
     } == before
+
+
+def test_a_forecast_measures_what_is_left_and_writes_nothing(
+    finished, cohort, tmp_path
+):
+    config, workdir, _ = finished
+    assert forecast_text(Study(config, workdir)).startswith(
+        '4 stages in all; 4 are done, 0 are left.\nIn all about 0 s'
+    )
+    text = forecast_text(Study(small(cohort, modes=('linear', 'full')), tmp_path))
+    assert text.startswith('6 stages in all; 0 are done, 6 are left.')
+    assert text.index('Pretraining (barlow on smoke): about') < text.index('Finetuning')
+    assert not (tmp_path / 'stages').exists()
 
 
 def test_a_changed_rate_of_finetuning_repeats_that_alone(finished, cohort):
