@@ -177,6 +177,7 @@ def _recommended(config: ConfigDict) -> None:
 
 def _demo(config: ConfigDict) -> None:
     """A first look on a laptop: simulated images, small ones, few epochs."""
+    config.report.saliency = False  # on a CPU it takes as long as all the rest
     for section in _simulated(config, 'demo'):
         section.update(image_size=48, batch_size=64, epochs=6)
         section.watch.update(images=128, probe_every_epochs=3)
