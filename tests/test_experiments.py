@@ -110,7 +110,7 @@ def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, stock, tmp
         pretrain__method__mask_same_group=True,
         # The only images here of which a subject has several.
         pretrain__data__split='labelled',
-        allow_overlap=True,
+        overlap='allow',
     )
     config = smoke_config(cohort, 'simclr_brain', **LINEAR)
     plain = read_experiment(config).chain[0].identity()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_mrissl.audit.findings import Part, find_between
+from jax_mrissl.core.digest import digest
 from jax_mrissl.data.manifest import read_manifest
 from jax_mrissl.data.persons import persons, sessions
 from jax_mrissl.likeness.pairs import KINDS, SAME_PERSON
@@ -33,6 +34,8 @@ class Overlap:
         by_kind: labelled images by the strongest reason: 'exact', 'twin', 'near',
             'group' or 'person'.
         labelled_images, labelled_subjects: all there are.
+        left_out: images of pretraining that were left out so that it sees no tested
+            subject: those that show one, and all others of their subjects.
     """
 
     images: int = 0
@@ -41,6 +44,7 @@ class Overlap:
     by_kind: tuple[tuple[str, int], ...] = ()
     labelled_images: int = 0
     labelled_subjects: int = 0
+    left_out: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Gives plain numbers."""
@@ -57,10 +61,25 @@ class Overlap:
             f'{f" ({kinds})" if kinds else ""}'
         )
 
+    def after_leaving_out(self, images: int) -> 'Overlap':
+        """Gives what is left when all that it has found is left out: `images`."""
+        return Overlap(
+            labelled_images=self.labelled_images,
+            labelled_subjects=self.labelled_subjects,
+            left_out=images,
+        )
+
 
 def find_overlap(
     pretraining: Sequence[Part], labelled: Part, data_dir: Path, *, spare: Path
 ) -> Overlap:
+    """Counts what `find_seen` finds; arguments are the same."""
+    return find_seen(pretraining, labelled, data_dir, spare=spare)[0]
+
+
+def find_seen(
+    pretraining: Sequence[Part], labelled: Part, data_dir: Path, *, spare: Path
+) -> tuple[Overlap, tuple[np.ndarray, ...]]:
     """Looks for the labelled images in those of pretraining.
 
     Near neighbours count from SAME_PERSON on: below it they may be of two people.
@@ -74,12 +93,18 @@ def find_overlap(
             used: another slice of a subject is the subject, too.
         data_dir: where prepared sets are, and what was found about them.
         spare: keeps what is found where `data_dir` cannot be written to.
+
+    Returns: the counts; for each part of pretraining, which of its rows show a tested
+        subject, bool [n].
     """
     tested = labelled.prepared
     tested_people = _people(labelled, data_dir)
     reasons = np.full(len(tested), 'none', 'U6')
-    seen = 0
-    for part in _distinct(pretraining):
+    shown_by: dict[str, np.ndarray] = {}
+    for part in pretraining:
+        key = digest(part.identity())
+        if key in shown_by:
+            continue  # a chain may pretrain on it twice
         shows = np.zeros(len(part.prepared), bool)  # a tested subject
         if part.prepared.fingerprint == tested.fingerprint:
             shows = np.isin(part.prepared.groups, tested.groups)
@@ -107,12 +132,12 @@ def find_overlap(
                 stronger = KINDS[:kind]
                 rows = rows[~np.isin(reasons[rows], stronger)]
                 reasons[rows] = KINDS[kind]
-        seen += int(shows.sum())
+        shown_by[key] = shows
     found = reasons != 'none'
-    return Overlap(
+    overlap = Overlap(
         images=int(found.sum()),
         subjects=len(np.unique(tested.groups[found])),
-        seen=seen,
+        seen=sum(int(shows.sum()) for shows in shown_by.values()),
         by_kind=tuple(
             (kind, int((reasons == kind).sum()))
             for kind in _WORDS
@@ -121,18 +146,10 @@ def find_overlap(
         labelled_images=len(tested),
         labelled_subjects=len(np.unique(tested.groups)),
     )
+    return overlap, tuple(shown_by[digest(part.identity())] for part in pretraining)
 
 
 def _people(part: Part, data_dir: Path) -> np.ndarray:
     """Gives the person on each image by published ids, text [n]; '' unknown."""
     manifest = read_manifest(data_dir, part.name)
     return persons(sessions(part.prepared, manifest))
-
-
-def _distinct(parts: Sequence[Part]) -> list[Part]:
-    """Leaves out what a chain pretrains on for the second time."""
-    kept: list[Part] = []
-    for part in parts:
-        if part.identity() not in [other.identity() for other in kept]:
-            kept.append(part)
-    return kept

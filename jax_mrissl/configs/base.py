@@ -62,6 +62,9 @@ def pretrained(name: str, method: str, *datasets: str, variant: str = '') -> Con
             chosen = methods.report(method, chosen)
         config[section] = ConfigDict(_pretrain(dataset) | chosen)
     config.chain = ('natural', 'pretrain')[-len(datasets) :] if datasets else ()
+    if 'brain_mri_masked' in datasets:
+        # Much of what is public without skull is OASIS-1, as is the labelled set.
+        config.overlap = 'leave_out'
     _SCALE[scale](config)
     return config
 
@@ -92,7 +95,9 @@ def _everything(name: str) -> ConfigDict:
             compute='auto',  # 'float32' or 'bfloat16'; auto: float32 on a CPU
             parallel='mesh',  # or 'pmap'
             remat=False,  # compute activations again in gradients, to save memory
-            allow_overlap=False,  # may pretraining see images of the labelled set?
+            # What of pretraining shows a labelled subject: 'refuse', to start at all;
+            # 'leave_out', those images and their subjects' others; 'allow' it.
+            overlap='refuse',
             encoder=dict(name='resnet18', stem='imagenet', zero_init_residual=False),
             # A stage's folder, or a file of weights in torchvision's names, that the
             # chain (or finetuning, where it is empty) starts from; '': random.

@@ -45,6 +45,7 @@ def get_config(variant: str = '') -> ConfigDict:
     simulated = scale in ('demo', 'smoke')
     config = ConfigDict({k: v for k, v in whole.items() if k != 'pretrain'})
     del config.chain
+    config.overlap = 'leave_out'  # each cell is to be had, and honest
     config.report.saliency = False  # in each cell it would take longer than the probe
     # What a method or a domain has of its own stands there.
     own = ('data', 'method', 'optimizer', 'views')

@@ -48,6 +48,7 @@ class PreparedSet:
         pixel_sha256: text [n], of the raw pixels.
         windows: float32 [n, 2], the stored values that are shown as black and white,
             where images have 16 bits; None: they have 8, and all are shown.
+        left_out: the groups that `without` has left out.
     """
 
     name: str
@@ -64,6 +65,7 @@ class PreparedSet:
     windows: np.ndarray | None
     _sources: tuple[Any, ...]
     _places: np.ndarray  # int32 [n, 2]: which source, which record of it
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -127,6 +129,15 @@ class PreparedSet:
             if isinstance(getattr(self, f.name), np.ndarray)
         }
         return dataclasses.replace(self, **picked)
+
+    def without(self, groups: Sequence[str]) -> 'PreparedSet':
+        """Leaves out all rows of some groups, and remembers which."""
+        here = np.isin(self.groups, list(groups))
+        if not here.any():
+            return self
+        out = {*self.left_out, *self.groups[here].tolist()}
+        kept = self.select(np.flatnonzero(~here))
+        return dataclasses.replace(kept, left_out=tuple(sorted(out)))
 
 
 def find_prepared(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_mrissl import __version__
 from jax_mrissl.audit.findings import Part
-from jax_mrissl.audit.overlap import Overlap, find_overlap
+from jax_mrissl.audit.overlap import Overlap, find_seen
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
@@ -79,7 +79,7 @@ class PlannedExperiment:
         experiment: the plans.
         whole: the labelled set, with the rows that are not used.
         data: the labelled images.
-        pretraining: the datasets of the chain, in its order.
+        pretraining: the images of the chain, in its order, less what is left out.
         overlap: what pretraining sees of the labelled images.
         outside: the weights that it all starts from; None: random numbers.
         jobs: all stages; each after those whose results it reads.
@@ -158,10 +158,10 @@ def plan_experiment(
     data = shelf.labelled(plan, common)
 
     outside = find_start(experiment.init_from) if experiment.init_from else None
-    if outside and not experiment.allow_overlap:
+    if outside and experiment.overlap != 'allow':
         _refuse_seen(outside.lineage, data.prepared, plan.data.split)
     ancestors = _ancestors(outside.lineage, common.data_dir) if outside else []
-    overlap = _overlap(experiment, pretraining, ancestors, whole, spare)
+    pretraining, overlap = _unseen(experiment, pretraining, ancestors, whole, spare)
     jobs: list[Job] = []
     origin = Origin(outside)
     probe_set = _probe_set(data)
@@ -319,7 +319,7 @@ def _refuse_seen(lineage: Any, labelled: PreparedSet, split: str) -> None:
         raise UserError(
             f'config.init_from names weights that were trained on {labelled.name}, '
             'which they are to be tested on. Start from others, or set '
-            '--config.allow_overlap=true: the result is then no test.'
+            '--config.overlap=allow: the result is then no test.'
         )
     for parent in lineage.get('parents', ()):
         _refuse_seen(parent, labelled, split)
@@ -337,50 +337,79 @@ def _ancestors(lineage: Any, data_dir: str) -> list[Part]:
     if fingerprint := params.get('data'):
         split = params.get('split', 'all')
         if prepared := open_fingerprint(data_dir, fingerprint, split):
-            found.append(Part(prepared.name, split, prepared))
+            seen = prepared.without(params.get('left_out', ()))
+            found.append(Part(prepared.name, split, seen))
     for parent in lineage.get('parents', ()):
         found += _ancestors(parent, data_dir)
     return found
 
 
-def _overlap(
+def _unseen(
     experiment: Experiment,
     pretraining: Sequence[PreparedSet],
     ancestors: list[Part],
     whole: PreparedSet,
     spare: Path,
-) -> Overlap:
-    """Looks for labelled images in pretraining; refuses them unless allowed.
+) -> tuple[tuple[PreparedSet, ...], Overlap]:
+    """Looks for labelled subjects in pretraining; refuses, leaves out or allows them.
 
     Every labelled subject is tested in some fold, so all of them count. So do images
-    that the weights of `init_from` were trained on, as far as they are still here.
+    that the weights of `init_from` were trained on, as far as they are still here:
+    those can be refused or allowed only.
+
+    Returns: the images to pretrain on, stage by stage; what they show.
+
+    Raises:
+        UserError: they show labelled subjects, and may not.
     """
     plan, data_dir = experiment.finetune, Path(experiment.common.data_dir).expanduser()
     labelled = whole.select(np.flatnonzero(whole.labels >= 0))
-    parts = [
+    own = [
         Part(stage.data.name, stage.data.split, prepared)
         for stage, prepared in zip(experiment.chain, pretraining, strict=True)
     ]
-    parts += ancestors
-    overlap = find_overlap(
-        parts,
-        Part(plan.data.name, plan.data.split, labelled),
-        data_dir,
-        spare=spare,
+    parts = [*own, *ancestors]
+    tested = Part(plan.data.name, plan.data.split, labelled)
+    overlap, shown = find_seen(parts, tested, data_dir, spare=spare)
+    if not overlap.images or experiment.overlap == 'allow':
+        return tuple(pretraining), overlap
+    shown_by_own = shown[: len(own)]
+    past = any(rows.any() for rows in shown[len(own) :])
+    if experiment.overlap == 'leave_out' and not past:
+        kept = tuple(map(_without, pretraining, shown_by_own))
+        left_out = sum(map(len, pretraining)) - sum(map(len, kept))
+        return kept, overlap.after_leaving_out(left_out)
+    names = dict.fromkeys([plan.data.name, *(part.name for part in parts)])
+    flags = ' '.join(f'--dataset={name}' for name in names)
+    way_out = (
+        'Start from other weights'
+        if past
+        else 'Pretrain on other images, leave those and the others of their subjects '
+        'out by --config.overlap=leave_out'
     )
-    if overlap.images and not experiment.allow_overlap:
-        names = dict.fromkeys([plan.data.name, *(part.name for part in parts)])
-        flags = ' '.join(f'--dataset={name}' for name in names)
+    raise UserError(
+        f'Pretraining {"would see" if not ancestors else "sees or has seen"} test '
+        f'subjects: {overlap.images:,} of the '
+        f'{overlap.labelled_images:,} labelled images, of {overlap.subjects:,} of '
+        f'the {overlap.labelled_subjects:,} subjects, are among the images of '
+        f'pretraining or show the same as {overlap.seen:,} of them. In all: '
+        f'{overlap.text}. Look at them:\n'
+        f'    python -m jax_mrissl.audit --data_dir={data_dir} {flags} '
+        '--out=audit\n'
+        f'{way_out}, or set --config.overlap=allow: the table then says so.'
+    )
+
+
+def _without(prepared: PreparedSet, shown: np.ndarray) -> PreparedSet:
+    """Leaves out all images of the subjects of some rows.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    kept = prepared.without(prepared.groups[shown])
+    if not len(kept):
         raise UserError(
-            f'Pretraining {"would see" if not ancestors else "sees or has seen"} test '
-            f'subjects: {overlap.images:,} of the '
-            f'{overlap.labelled_images:,} labelled images, of {overlap.subjects:,} of '
-            f'the {overlap.labelled_subjects:,} subjects, are among the images of '
-            f'pretraining or show the same as {overlap.seen:,} of them. In all: '
-            f'{overlap.text}. Look at them:\n'
-            f'    python -m jax_mrissl.audit --data_dir={data_dir} {flags} '
-            '--out=audit\n'
-            'Pretrain on other images, or set --config.allow_overlap=true: the table '
-            'then says so.'
+            f'Every image of {prepared.name} is of a subject that is tested, so '
+            'config.overlap=leave_out leaves none to pretrain on.'
         )
-    return overlap
+    return kept

@@ -140,7 +140,8 @@ def _overlap(
         if found is None:
             lacking.append(told['name'])
         else:
-            parts.append(Part(told['name'], told['split'], found))
+            seen = found.without(told.get('left_out', ()))
+            parts.append(Part(told['name'], told['split'], seen))
     part = Part(data.prepared.name, split, data.prepared)
     return find_overlap(parts, part, data_dir, spare=spare), lacking
 

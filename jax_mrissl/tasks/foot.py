@@ -104,7 +104,13 @@ def _overlap(overlap: Overlap, from_outside: bool) -> str:
     if overlap.images:
         return f'OVERLAP ALLOWED: pretraining has seen {overlap.text}.'
     where = 'the pretraining of this run' if from_outside else 'pretraining'
-    return (
+    left_out = (
+        f'{overlap.left_out:,} images of pretraining were left out: their subjects are '
+        'tested. '
+        if overlap.left_out
+        else ''
+    )
+    return left_out + (
         f'No labelled image was seen in {where}, nor a twin of one (turned, mirrored, '
         'rescaled, re-encoded, of other brightness) or a neighbouring slice, as far as '
         'pixels tell.'

@@ -384,6 +384,9 @@ class ReportPlan:
     saliency: bool
 
 
+OVERLAPS = ('refuse', 'leave_out', 'allow')
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A whole experiment: a chain of pretraining stages, then finetuning.
@@ -395,7 +398,8 @@ class Experiment:
         init_from: what the first of them, or finetuning where there is none, starts
             from: a stage's folder or a file of weights; '': random weights.
         finetune: what is asked of the encoder.
-        allow_overlap: whether pretraining may see images of the labelled set.
+        overlap: what becomes of images of pretraining that show labelled subjects:
+            'refuse', 'leave_out' or 'allow'.
         report: what the page shows.
     """
 
@@ -404,7 +408,7 @@ class Experiment:
     chain: tuple[PretrainPlan, ...]
     init_from: str
     finetune: FinetunePlan
-    allow_overlap: bool
+    overlap: str
     report: ReportPlan
 
 
@@ -419,6 +423,7 @@ def read_experiment(config: ConfigDict) -> Experiment:
     if dtype == 'auto':
         dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
     expect_known(dtype, DTYPES, 'config.compute')
+    expect_known(fields['overlap'], OVERLAPS, 'config.overlap')
     common = Common(
         seed=fields['seed'],
         encoder=_json(fields['encoder']),
@@ -450,7 +455,7 @@ def read_experiment(config: ConfigDict) -> Experiment:
         chain=tuple(chain),
         init_from=fields['init_from'],
         finetune=_plan(FinetunePlan, finetune),
-        allow_overlap=fields['allow_overlap'],
+        overlap=fields['overlap'],
         report=_plan(ReportPlan, _json(fields['report'])),
     )
     _try_out(experiment)

@@ -289,7 +289,12 @@ def write_arms(
             'split': plan.data.split,
         },
         'pretrained_on': [
-            {'name': part.name, 'split': split, 'fingerprint': part.fingerprint}
+            {
+                'name': part.name,
+                'split': split,
+                'fingerprint': part.fingerprint,
+                'left_out': list(part.left_out),
+            }
             for part, split in pretraining
         ],
         'task': dataclasses.asdict(data.task),

@@ -56,10 +56,12 @@ def pretrain_identity(
     plan: PretrainPlan, common: Common, prepared: PreparedSet
 ) -> Json:
     """Gives all that decides the numbers of this stage."""
+    left_out = {'left_out': list(prepared.left_out)} if prepared.left_out else {}
     return {
         **common.identity(),
         **plan.identity(),
         'data': prepared.fingerprint,
+        **left_out,
     }
 
 

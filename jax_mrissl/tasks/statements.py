@@ -302,7 +302,12 @@ def leaks(
             f'{overlap["subjects"]:,} tested subjects, which the config allowed.'
         )
     else:
+        left_out = overlap.get('left_out')
         text = (
+            f'{left_out:,} of its images were left out: their subjects are tested. '
+            if left_out
+            else ''
+        ) + (
             'No labelled image was among its images, nor a twin of one (turned, '
             'mirrored, rescaled, re-encoded, of other brightness) or a neighbouring '
             'slice, as far as pixels tell. The same person in another sequence or '

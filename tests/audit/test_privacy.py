@@ -109,7 +109,7 @@ def test_a_run_names_nobody(tmp_path, capfd):
     assert audit.returncode == 0, audit.stderr
     config = smoke_config(
         data_dir,
-        allow_overlap=True,
+        overlap='allow',
         finetune__task='classes',
         finetune__data__name='own',
         finetune__data__split='all',

@@ -1,8 +1,15 @@
 """What weights from outside were trained on counts as seen, where it is known."""
 
+import numpy as np
+import pytest
+from conftest import smoke_config
+
 from jax_mrissl.audit.overlap import find_overlap
+from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import open_fingerprint, open_prepared
-from jax_mrissl.stages.plan import Part, _ancestors
+from jax_mrissl.stages.plan import Part, _ancestors, plan_experiment
+from jax_mrissl.stages.store import Store
+from jax_mrissl.tasks.from_config import read_experiment
 
 
 def test_images_of_the_lineage_are_found_by_their_fingerprints(twins_dir, tmp_path):
@@ -25,3 +32,59 @@ def test_a_fingerprint_that_is_not_there_is_none(twins_dir):
     assert open_fingerprint(twins_dir, 'unknown', 'all') is None
     assert open_fingerprint(twins_dir, others.fingerprint, 'no_such_split') is None
     assert open_fingerprint(twins_dir / 'nowhere', others.fingerprint, 'all') is None
+
+
+def planned(twins_dir, tmp_path, **changes):
+    fields = dict(
+        finetune__task='classes',
+        finetune__data__name='tested',
+        finetune__data__split='all',
+        finetune__folds=3,
+        pretrain__data__name='others',
+        pretrain__data__split='all',
+        pretrain__batch_size=8,
+        pretrain__watch__images=8,
+    )
+    return plan_experiment(
+        read_experiment(smoke_config(twins_dir, **fields | changes)),
+        Store(tmp_path / 'stages'),
+        spare=tmp_path,
+    )
+
+
+def test_who_is_tested_is_left_out_of_pretraining_with_all_images(twins_dir, tmp_path):
+    with pytest.raises(UserError, match=r'overlap=leave_out.*overlap=allow'):
+        planned(twins_dir, tmp_path)
+    allowed = planned(twins_dir, tmp_path, overlap='allow')
+    assert (len(allowed.pretraining[0]), allowed.overlap.subjects) == (33, 3)
+    clean = planned(twins_dir, tmp_path, overlap='leave_out')
+    [left] = clean.pretraining
+    assert (len(left), clean.overlap.left_out, clean.overlap.images) == (30, 3, 0)
+    assert not {*left.groups} & {*left.left_out} and len(left.left_out) == 2
+    # Other images, another stage; its weights are known to be clean wherever they go.
+    stages = [
+        next(job.stage for job in p.jobs if job.stage.kind == 'pretrain')
+        for p in (allowed, clean)
+    ]
+    assert stages[0].address != stages[1].address
+    parts = [_ancestors(stage.to_json(), str(twins_dir))[0] for stage in stages]
+    tested = Part('tested', 'all', open_prepared(twins_dir, 'tested'))
+    seen = [
+        find_overlap([part], tested, tmp_path, spare=tmp_path).images for part in parts
+    ]
+    assert seen == [3, 0]
+
+
+def test_a_subject_is_left_out_with_all_its_images(twins_dir):
+    others = open_prepared(twins_dir, 'others')
+    [twice] = [g for g in np.unique(others.groups) if (others.groups == g).sum() == 2]
+    left = others.without([twice])
+    assert len(left) == 31 and left.left_out == (twice,)
+    assert left.without([twice, 'nobody']) is left
+    fewer = left.without(left.groups[:1])
+    assert set(fewer.left_out) == {twice, left.groups[0]}
+
+
+def test_a_set_of_tested_subjects_alone_leaves_nothing(twins_dir, tmp_path):
+    with pytest.raises(UserError, match='leaves none to pretrain on'):
+        planned(twins_dir, tmp_path, pretrain__data__name='tested', overlap='leave_out')
