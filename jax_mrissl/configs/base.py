@@ -7,6 +7,7 @@ may stand a scale, a policy, or both, as in configs/barlow_brain.py:demo,mri.
 
 Scales:
 (none)   the recommended recipe, for one GPU
+cpu      real images without an accelerator: 64 pixels, short training, an hour or a few
 demo     the simulated cohort, minutes on a laptop
 smoke    the simulated cohort, a tiny network, seconds: does it run at all?
 report   the recipe of the student report that this project redoes
@@ -31,7 +32,7 @@ from jax_mrissl.augment.recipes import (
 from jax_mrissl.configs import _methods as methods
 from jax_mrissl.core.errors import UserError, expect_known
 
-SCALES = ('', 'demo', 'smoke', 'report')
+SCALES = ('', 'cpu', 'demo', 'smoke', 'report')
 # Where the images of a skull-stripped set end, a crop may hold little of the brain.
 FOREGROUND = {'brain_mri_masked': 0.3}
 
@@ -159,6 +160,7 @@ def _pretrain(dataset: str) -> dict[str, Any]:
         image_size=128,
         batch_size=256,  # images of the whole batch, over all devices
         epochs=300,
+        images_seen=0,  # in all; above 0 in place of epochs, in whole ones
         positives='image',  # or 'subject': views of two images of one subject
         # Parts of the batch that a device sees one after the other, to save memory;
         # each has batch statistics of its own.
@@ -178,6 +180,16 @@ def _pretrain(dataset: str) -> dict[str, Any]:
 
 def _recommended(config: ConfigDict) -> None:
     """Is the base itself."""
+
+
+def _cpu(config: ConfigDict) -> None:
+    """Real images on a CPU, in an hour or a few: 64 pixels, the 8 central slices."""
+    config.report.saliency = False
+    for name in config.chain:
+        config[name].update(image_size=64, batch_size=48, images_seen=50_000)
+        config[name].watch.probe_every_epochs = 0
+    config.finetune.update(image_size=64, slices_per_group=8)
+    config.finetune.full.update(epochs=6, grid={})
 
 
 def _demo(config: ConfigDict) -> None:
@@ -241,6 +253,7 @@ def _simulated(config: ConfigDict, dataset: str) -> list[ConfigDict]:
 
 _SCALE = {
     '': _recommended,
+    'cpu': _cpu,
     'demo': _demo,
     'smoke': _smoke,
     'report': _report,

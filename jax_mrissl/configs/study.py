@@ -9,7 +9,7 @@ Part of the grid, in small:
         --config.study.methods="('barlow',)" --config.study.chains="('brain',)" \
         --config.pretrain.image_size=64 --config.pretrain.epochs=20
 
-Scales behind a colon, as in `base.py`: demo, smoke, report. Sections:
+Scales behind a colon, as in `base.py`: cpu, demo, smoke, report. Sections:
 
 study       which cells the grid has
 pretrain    what all pretraining has in common

@@ -208,7 +208,7 @@ def _experiment(
         section['data'] = {'placement': 'auto', **domain['data']}
         section['views'] = domain['views'][encoder.method]
         if domain['epochs']:
-            section['epochs'] = domain['epochs']
+            section.update(epochs=domain['epochs'], images_seen=0)
         if number == len(domains) - 1:
             section['data']['fraction'] = encoder.fraction
         where = f'pretrain{number}_{name}'

@@ -162,6 +162,10 @@ def plan_experiment(
         _refuse_seen(outside.lineage, data.prepared, plan.data.split)
     ancestors = _ancestors(outside.lineage, common.data_dir) if outside else []
     pretraining, overlap = _unseen(experiment, pretraining, ancestors, whole, spare)
+    chain = zip(experiment.chain, pretraining, strict=True)
+    experiment = dataclasses.replace(
+        experiment, chain=tuple(p.in_epochs(len(images)) for p, images in chain)
+    )
     jobs: list[Job] = []
     origin = Origin(outside)
     probe_set = _probe_set(data)

@@ -97,6 +97,7 @@ class PretrainPlan:
         image_size: height and width of the views, in pixels.
         batch_size: of the global batch.
         epochs: length of the run.
+        images_seen: length of the run in images, in place of `epochs`; 0: by epochs.
         method, optimizer, views: sections, JSON.
         positives: what two views show: one 'image', or two images of one 'subject'.
         chunks: how many parts of the batch each device sees one after the other; each
@@ -111,6 +112,7 @@ class PretrainPlan:
     image_size: int
     batch_size: int
     epochs: int
+    images_seen: int
     method: Json
     optimizer: Json
     views: Json
@@ -130,7 +132,17 @@ class PretrainPlan:
             'checkpoint_every_epochs',
             'chunks',
         )
+        if self.images_seen < 0:
+            raise UserError(f'{self.where}.images_seen is below 0.')
         expect_known(self.positives, POSITIVES, f'{self.where}.positives')
+
+    def in_epochs(self, images: int) -> 'PretrainPlan':
+        """Says `images_seen` in whole epochs, at least one, of a set of `images`."""
+        if not self.images_seen:
+            return self
+        epoch = max(images // self.batch_size, 1) * self.batch_size
+        epochs = max(1, round(self.images_seen / epoch))
+        return dataclasses.replace(self, epochs=epochs, images_seen=0)
 
     def build_optimizer(self) -> Optimizer:
         """Makes the optimiser's declaration."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -229,12 +229,14 @@ class OpenedRun:
             probe=None,
         )
 
-    def _draw(self, key: jax.Array) -> tuple[Any, Any]:
+    @functools.cached_property
+    def _draw(self) -> Callable[[jax.Array], tuple[Any, Any]]:
+        """Draws fresh networks from a key; compiled once for all arms."""
         size = self.told['image_size']
         shape = (size, size, _CHANNELS)
         return jax.jit(
             lambda key: init_networks(key, self.encoder, head_of(self.task), shape)
-        )(key)
+        )
 
     def _fresh(self, arm: OpenedArm) -> TrainState:
         """Gives the state that the arm's folds began with, as `Finetuner` draws it."""

@@ -37,6 +37,9 @@ from jax_mrissl.train.parallel import Parallel, choose_parallel
 from jax_mrissl.train.start import CHECKPOINTS, Start
 from jax_mrissl.train.state import TrainState, initial_state
 
+# Between two checkpoints, or looks at the embeddings, are so many steps at least, or a
+# share of the run where it is short.
+_FEW_STEPS, _FEW_STOPS = 50, 20
 # Draws of every view in the picture of views.
 _REPEATS = 3
 
@@ -96,12 +99,15 @@ def run_pretrain(
     steps_per_epoch = training.steps_per_epoch
     objective, optimizer = training.objective, training.optimizer
     schedule = training.schedule
+    steps = plan.epochs * steps_per_epoch
+    # Epochs of a few steps are no reason to stop at each.
+    least = min(_FEW_STEPS, -(-steps // _FEW_STOPS))
     rhythm = Rhythm(
-        steps=plan.epochs * steps_per_epoch,
+        steps=steps,
         steps_per_epoch=steps_per_epoch,
         log_every=plan.log_every,
-        checkpoint_every=plan.checkpoint_every_epochs * steps_per_epoch,
-        monitor_every=plan.watch.every_epochs * steps_per_epoch,
+        checkpoint_every=max(plan.checkpoint_every_epochs * steps_per_epoch, least),
+        monitor_every=max(plan.watch.every_epochs * steps_per_epoch, least),
     )
     for sentence in objective.advice():
         logging.warning('%s: %s', what, sentence)

@@ -57,6 +57,7 @@ def test_who_is_tested_is_left_out_of_pretraining_with_all_images(twins_dir, tmp
         planned(twins_dir, tmp_path)
     allowed = planned(twins_dir, tmp_path, overlap='allow')
     assert (len(allowed.pretraining[0]), allowed.overlap.subjects) == (33, 3)
+    assert [p.epochs for p in allowed.experiment.chain] == [2]
     clean = planned(twins_dir, tmp_path, overlap='leave_out')
     [left] = clean.pretraining
     assert (len(left), clean.overlap.left_out, clean.overlap.images) == (30, 3, 0)
@@ -88,3 +89,17 @@ def test_a_subject_is_left_out_with_all_its_images(twins_dir):
 def test_a_set_of_tested_subjects_alone_leaves_nothing(twins_dir, tmp_path):
     with pytest.raises(UserError, match='leaves none to pretrain on'):
         planned(twins_dir, tmp_path, pretrain__data__name='tested', overlap='leave_out')
+
+
+def test_a_budget_in_images_is_one_in_epochs_of_what_is_seen(twins_dir, tmp_path):
+    changes = dict(overlap='leave_out', pretrain__images_seen=100)
+    [plan] = planned(twins_dir, tmp_path, **changes).experiment.chain
+    assert (plan.epochs, plan.images_seen) == (4, 0)  # of 24 of the 30 images
+    by_epochs = dict(overlap='leave_out', pretrain__epochs=4)
+    stages = [
+        planned(twins_dir, tmp_path, **fields).jobs[0].stage.address
+        for fields in (changes, by_epochs)
+    ]
+    assert stages[0] == stages[1]
+    with pytest.raises(UserError, match='images_seen is below 0'):
+        planned(twins_dir, tmp_path, pretrain__images_seen=-1)
