@@ -13,6 +13,7 @@ from absl import logging
 
 from jax_mrissl.augment.policy import Policy, make_views
 from jax_mrissl.augment.recipes import leave_out_colour
+from jax_mrissl.core.batch import Batch
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import MetricsLog, write_atomically, write_json
 from jax_mrissl.data.catalog import advice
@@ -305,13 +306,15 @@ def write_samples(
         policies += dataclasses.replace(plan, views=[shown]).build_policies()
 
     @jax.jit
-    def draw(repeat: int) -> tuple[jax.Array, ...]:
+    def draw(batch: Batch, repeat: int) -> tuple[jax.Array, ...]:
+        # An argument: what is in a closure is a constant that XLA computes with.
         repeat_key = jax.random.fold_in(key, repeat)
         return make_views(
             repeat_key, batch, tuple(policies), jnp.arange(len(batch.mask))
         )
 
-    views = [np.asarray(view) for repeat in range(_REPEATS) for view in draw(repeat)]
+    drawn = [draw(batch, repeat) for repeat in range(_REPEATS)]
+    views = [np.asarray(view) for of_repeat in drawn for view in of_repeat]
     names = [f'view {i % len(policies) + 1}' for i in range(len(views))]
     pictures = [
         [image, *(view[row] for view in views)]
