@@ -192,8 +192,7 @@ def _find(left: Side, right: Side | None) -> Pairs:
             Pictures(_small(side, Path(folder) / str(i)), side.identities)
             for i, side in enumerate(sides)
         ]
-        with Progress('Comparing', len(left), unit='images') as bar:
-            return find_pairs(*pictures, advance=bar.advance)
+        return find_pairs(*pictures)
 
 
 def _small(side: Side, path: Path) -> np.ndarray:

@@ -1,11 +1,12 @@
 """From small pictures to pairs that show the same, and of what kind they are."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
+from jax_mrissl.core.progress import Progress
 from jax_mrissl.likeness import orientation
 from jax_mrissl.likeness.compare import details_alike
 from jax_mrissl.likeness.hashes import hash_pictures
@@ -72,32 +73,31 @@ class Pictures:
 def find_pairs(
     pictures: Pictures,
     others: Pictures | None = None,
-    *,
-    advance: Callable[[int], None] = lambda count: None,
 ) -> Pairs:
     """Finds all pairs that show the same, in any of the eight orientations.
 
     Args:
         pictures: n of them.
         others: pairs are one of `pictures` and one of these. None: within `pictures`.
-        advance: is told how many rows of `pictures` have been looked up.
 
     Returns: pairs, ordered by kind and then by likeness, the most alike first.
     """
     hashes = hash_pictures(pictures.small)
-    found = find_candidates(
-        hashes, None if others is None else hash_pictures(others.small), advance=advance
-    )
+    other_hashes = None if others is None else hash_pictures(others.small)
+    with Progress('Comparing', len(hashes), unit='images') as rows:
+        found = find_candidates(hashes, other_hashes, advance=rows.advance)
     right = pictures if others is None else others
     likeness = np.zeros(len(found), np.float32)
-    for number in range(orientation.COUNT):
-        turned = np.flatnonzero(found.orientation == number)
-        for start in range(0, len(turned), _PER_BLOCK):
-            part = turned[start : start + _PER_BLOCK]
-            likeness[part] = details_alike(
-                orientation.turned(pictures.small[found.first[part]], number),
-                right.small[found.second[part]],
-            )
+    with Progress('Looking closer', len(found), unit='pairs') as looked:
+        for number in range(orientation.COUNT):
+            turned = np.flatnonzero(found.orientation == number)
+            for start in range(0, len(turned), _PER_BLOCK):
+                part = turned[start : start + _PER_BLOCK]
+                likeness[part] = details_alike(
+                    orientation.turned(pictures.small[found.first[part]], number),
+                    right.small[found.second[part]],
+                )
+                looked.advance(len(part))
     kinds = np.where(likeness >= TWIN, KINDS.index('twin'), KINDS.index('near'))
     pairs = Pairs(
         found.first, found.second, kinds.astype(np.int8), found.orientation, likeness
