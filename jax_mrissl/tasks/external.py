@@ -86,7 +86,7 @@ def evaluate_elsewhere(
         run.features(),
         run.parallel.replicate(resident(data.prepared)),
         np.arange(len(data.prepared)),
-        looks=looks_of_all(data),
+        looks=looks_of_all(data.prepared),
         pixel_sha256=data.prepared.pixel_sha256,
     )
     try:

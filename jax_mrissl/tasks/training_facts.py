@@ -5,6 +5,7 @@ seen it, without the training images.
 """
 
 import io
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -18,6 +19,9 @@ from jax_mrissl.tasks.answers import scale_of
 from jax_mrissl.tasks.fold_network import TRAINING, FoldNetwork
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.opened_run import OpenedRun
+
+# Held-out images that thresholds are set by, in each fold.
+_MOST_HELD = 512
 
 
 def write_training_facts(
@@ -40,37 +44,62 @@ def write_training_facts(
     if not missing:
         return
     logging.info('Keeping what the training images look like, for `predict`.')
-    looks = looks_of_all(data)
+    looks = looks_of_all(data.prepared)
+    held = [_held_out(data, whole, fold.validation) for fold in data.folds]
+    held_looks = [looks_of_all(prepared) for prepared in held]
     source = run.parallel.replicate(resident(data.prepared))
     program = run.features()
     for arm in dict.fromkeys(arm for arm, _ in missing):
         networks = run.networks(arm)
 
-        def embed(rows: np.ndarray, network: FoldNetwork) -> np.ndarray:
+        def embed(source: Any, rows: np.ndarray, network: FoldNetwork) -> np.ndarray:
             return program(network.params, network.model_state, source, rows)
 
         frozen = None
         if arm.mode == 'linear':  # one encoder for all folds
-            frozen = embed(np.arange(len(data.labels)), networks[0])
+            frozen = embed(source, np.arange(len(data.labels)), networks[0])
         for network in networks:
             if (arm, network.index) not in missing:
                 continue
             fold = data.folds[network.index]
-            rows = data.rows(fold.train), data.rows(fold.validation)
-            features = [
-                embed(some, network) if frozen is None else frozen[some]
-                for some in rows
-            ]
+            train = data.rows(fold.train)
+            others = held[network.index]
             novelty = Novelty.fit(
-                features[0], looks[rows[0]], features[1], looks[rows[1]]
+                embed(source, train, network) if frozen is None else frozen[train],
+                looks[train],
+                embed(
+                    run.parallel.replicate(resident(others)),
+                    np.arange(len(others)),
+                    network,
+                ),
+                held_looks[network.index],
             )
-            seen = _seen(data, whole, np.concatenate(rows), data.rows(fold.test))
-            _write(data, network, novelty, seen, rows[0])
+            rows = np.concatenate([train, data.rows(fold.validation)])
+            seen = _seen(data, whole, rows, data.rows(fold.test))
+            _write(data, network, novelty, seen, train)
 
 
-def looks_of_all(data: LabelledData) -> np.ndarray:
+def _held_out(
+    data: LabelledData, whole: PreparedSet, validation: frozenset[str]
+) -> PreparedSet:
+    """Gives images that tell how far from training an image of its kind may be.
+
+    They are of the validation subjects, at all levels of the head: a slice is not
+    unlike the training images for being one that `slices_per_group` left out.
+    """
+    rows = data.rows(validation)
+    if data.is_leaky:  # other images of the same subjects are trained on
+        held, some = data.prepared, rows
+    else:
+        held = whole
+        theirs = np.unique(data.prepared.groups[rows])
+        some = np.flatnonzero(np.isin(whole.groups, theirs))
+    steps = np.linspace(0, len(some) - 1, min(len(some), _MOST_HELD))
+    return held.select(some[steps.astype(int)])
+
+
+def looks_of_all(prepared: PreparedSet) -> np.ndarray:
     """Gives the plain looks of all rows, float64 [n, L]."""
-    prepared = data.prepared
     found = []
     with Progress('Looking at training images', len(prepared), unit='images') as bar:
         for row in range(len(prepared)):
