@@ -45,8 +45,8 @@ def get_config(variant: str = '') -> ConfigDict:
     simulated = scale in ('demo', 'smoke')
     config = ConfigDict({k: v for k, v in whole.items() if k != 'pretrain'})
     del config.chain
+    del config.report.saliency  # study.saliency says of whom
     config.overlap = 'leave_out'  # each cell is to be had, and honest
-    config.report.saliency = False  # in each cell it would take longer than the probe
     # What a method or a domain has of its own stands there.
     own = ('data', 'method', 'optimizer', 'views')
     shared = {k: v for k, v in whole.pretrain.items() if k not in own}
@@ -64,6 +64,9 @@ def get_config(variant: str = '') -> ConfigDict:
             # In addition, of the untrained encoder and of the best by validation.
             finalists=2,
             final_modes=('full',),
+            # Maps of what their networks look at, on their experiments' pages; or
+            # 'all', or 'none'. Made once; a later start adds them, and trains nothing.
+            saliency='finalists' if scale in ('', 'report') else 'none',
         )
     )
     config.methods = ConfigDict()

@@ -14,6 +14,7 @@ StudyConfig: TypeAlias = ConfigDict
 # Between the domains of a chain, in the config and in tables.
 AFTER = '>'
 _SECTIONS = ('study', 'methods', 'domains', 'targets', 'pretrain')
+SALIENCY = ('none', 'finalists', 'all')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Grid:
         finalists: how many pretrained encoders, the best by validation in the first
             mode, are finetuned in `final_modes`, too.
         final_modes: those.
+        saliency: whose experiments' pages show what the networks look at: of 'none',
+            of what is finetuned in `final_modes` ('finalists'), or of 'all'.
     """
 
     methods: tuple[str, ...]
@@ -42,6 +45,7 @@ class Grid:
     modes: tuple[str, ...]
     finalists: int
     final_modes: tuple[str, ...]
+    saliency: str
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -55,6 +59,7 @@ class Grid:
             expect_known(mode, MODES, 'mode in config.study')
         if self.finalists < 0:
             raise UserError('config.study.finalists is negative; 0 means none.')
+        expect_known(self.saliency, SALIENCY, 'config.study.saliency')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +183,8 @@ def cells(
     for setting, encoder, seed in itertools.product(settings, encoders, grid.seeds):
         modes = tuple(dict.fromkeys([*grid.modes, *extra.get(encoder, ())]))
         made = _experiment(config, encoder, setting, seed, modes)
+        looked_at = grid.saliency == 'finalists' and encoder in extra
+        made.report.saliency = looked_at or grid.saliency == 'all'
         found.append(Cell(encoder, setting, seed, read_experiment(made)))
     return found
 
