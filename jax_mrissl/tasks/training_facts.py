@@ -49,18 +49,20 @@ def write_training_facts(
         def embed(rows: np.ndarray, network: FoldNetwork) -> np.ndarray:
             return program(network.params, network.model_state, source, rows)
 
-        frozen = None
-        if arm.mode == 'linear':  # one encoder for all folds
-            frozen = embed(np.arange(len(data.labels)), networks[0])
+        every, encoder = np.arange(len(data.labels)), None
+        frozen = np.zeros(0)
         for network in networks:
             if (arm, network.index) not in missing:
                 continue
             fold = data.folds[network.index]
             rows = data.rows(fold.train), data.rows(fold.validation)
-            features = [
-                embed(some, network) if frozen is None else frozen[some]
-                for some in rows
-            ]
+            if arm.mode == 'linear':  # mostly one encoder for all folds
+                if network.params['encoder'] is not encoder:
+                    frozen = embed(every, network)
+                    encoder = network.params['encoder']
+                features = [frozen[some] for some in rows]
+            else:
+                features = [embed(some, network) for some in rows]
             novelty = Novelty.fit(
                 features[0], looks[rows[0]], features[1], looks[rows[1]]
             )
