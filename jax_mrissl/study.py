@@ -14,6 +14,7 @@ Research use; not a medical device.
 
 import shlex
 import sys
+from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -31,6 +32,12 @@ _WORKDIR = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
     'dry_run', False, 'Only say what there is to do, how long it may take, what disk.'
 )
+_TUNED = flags.DEFINE_string(
+    'tuned',
+    None,
+    'The search.json of `search`: settings that it chose, fold by fold. Tables and '
+    'pages then go to tuned/ in the workdir.',
+)
 _RETRY_FAILED = flags.DEFINE_bool('retry_failed', False, 'Try again what failed.')
 
 
@@ -39,7 +46,8 @@ def main(argv: list[str]) -> None:
     del argv
     # Imported late, so that --help and a typo are answered at once.
     from jax_mrissl.stages.forecast import forecast_text
-    from jax_mrissl.stages.study import Study, run_study
+    from jax_mrissl.stages.study import TUNED, Study, run_study
+    from jax_mrissl.stages.tuned import read_tuned
     from jax_mrissl.tasks.page import PAGE
 
     config = _CONFIG.value
@@ -49,8 +57,9 @@ def main(argv: list[str]) -> None:
         )
     workdir = choose_workdir(_WORKDIR.value, config.to_dict())
     logging.info('Results go to %s.', workdir)
+    tuned = read_tuned(Path(_TUNED.value).expanduser()) if _TUNED.value else None
     if _DRY_RUN.value:
-        print(forecast_text(Study(config, workdir)))
+        print(forecast_text(Study(config, workdir, tuned=tuned)))
         return
     write_json(workdir / 'config.json', config.to_dict())
     command = ['python', '-m', 'jax_mrissl.study', *sys.argv[1:]]
@@ -59,9 +68,11 @@ def main(argv: list[str]) -> None:
         workdir,
         command=shlex.join(command),
         retry_failed=_RETRY_FAILED.value,
+        tuned=tuned,
     )
+    results = workdir / TUNED if tuned else workdir
     print(
-        f'\n{text}\nThe page: {workdir / PAGE}. All results: {workdir}. '
+        f'\n{text}\nThe page: {results / PAGE}. All results: {workdir}. '
         'Research use; not a medical device.'
     )
 

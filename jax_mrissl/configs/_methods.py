@@ -151,6 +151,30 @@ def _short(rate: float) -> Section:
 METHODS = {'barlow': barlow, 'simclr': simclr, 'swav': swav, 'vicreg': vicreg}
 
 
+def space(section: Section) -> Section:
+    """Gives what a search may change of a method's section: around what is there."""
+    optimizer, method = section['optimizer'], section['method']
+    found: Section = dict(
+        optimizer=dict(
+            rate_per_256=_around(optimizer['rate_per_256'], 5),
+            weight_decay=_around(optimizer['weight_decay'], 10),
+        )
+    )
+    own = {
+        name: _around(method[name], times)
+        for name, times in (('temperature', 4), ('redundancy_weight', 4))
+        if name in method
+    }
+    if 'prototypes' in method:
+        count = method['prototypes']
+        own['prototypes'] = dict(choices=(count // 2, count, 2 * count))
+    return found | (dict(method=own) if own else {})
+
+
+def _around(value: float, times: float) -> Section:
+    return dict(low=value / times, high=value * times, log=True)
+
+
 def report(method: str, section: Section) -> Section:
     """Gives the student report's recipe: SGD, and views of the Lightly library.
 

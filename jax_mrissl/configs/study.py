@@ -9,9 +9,16 @@ Part of the grid, in small:
         --config.study.methods="('barlow',)" --config.study.chains="('brain',)" \
         --config.pretrain.image_size=64 --config.pretrain.epochs=20
 
+The matrix of transfer, from every chain to several labelled sets (of a set that is
+asked, too, pretraining leaves the labelled subjects out):
+
+    python -m jax_mrissl.study --config=configs/study.py --workdir=W \
+        --config.study.targets="('severity3','oasis_cdr','tumours')"
+
 Scales behind a colon, as in `base.py`: cpu, demo, smoke, report. Sections:
 
 study       which cells the grid has
+search      what `python -m jax_mrissl.search` may change of pretraining, and how
 pretrain    what all pretraining has in common
 domains     images to pretrain on: a dataset, and the views of each method
 methods     each method's settings and optimiser
@@ -33,6 +40,16 @@ _DOMAINS = {
     'xray': 'chest_xray',
     'ct': 'ct',
 }
+# What may be asked: a labelled set, its split, and a task. With more than one set there
+# is a matrix of transfer. Any field of `finetune` may stand beside, such as `where`.
+_TARGETS = {
+    'severity3': ('alzheimer_mri', 'all', 'severity3'),
+    'severity4': ('alzheimer_mri', 'all', 'severity4'),
+    'cdr': ('alzheimer_mri', 'all', 'regression'),
+    'oasis_cdr': ('oasis1', 'all', 'regression'),
+    'tumours': ('brain_mri', 'all', 'classes'),
+    'objects': ('tiny_imagenet', 'val', 'classes'),
+}
 _METHODS = ('simclr', 'barlow', 'swav')
 # On simulated images domains would be all alike; so their views differ there.
 _SIMULATED_POLICIES = {'brain': 'mri', 'xray': 'xray', 'ct': 'ct'}
@@ -45,8 +62,8 @@ def get_config(variant: str = '') -> ConfigDict:
     simulated = scale in ('demo', 'smoke')
     config = ConfigDict({k: v for k, v in whole.items() if k != 'pretrain'})
     del config.chain
+    del config.report.saliency  # study.saliency says of whom
     config.overlap = 'leave_out'  # each cell is to be had, and honest
-    config.report.saliency = False  # in each cell it would take longer than the probe
     # What a method or a domain has of its own stands there.
     own = ('data', 'method', 'optimizer', 'views')
     shared = {k: v for k, v in whole.pretrain.items() if k not in own}
@@ -64,6 +81,26 @@ def get_config(variant: str = '') -> ConfigDict:
             # In addition, of the untrained encoder and of the best by validation.
             finalists=2,
             final_modes=('full',),
+            # Maps of what their networks look at, on their experiments' pages; or
+            # 'all', or 'none'. Made once; a later start adds them, and trains nothing.
+            saliency='finalists' if scale in ('', 'report') else 'none',
+        )
+    )
+    length = 'images_seen' if config.pretrain.images_seen else 'epochs'
+    config.search = ConfigDict(
+        dict(
+            trials=16,  # of every arm; the first has the settings of this config
+            # Or 'tpe': the next is drawn near what did well. Then folds in which tested
+            # subjects validate decide what there is to choose from.
+            sampler='random',
+            # A trial ends when every fold has given it up: its own validation loss was
+            # above the median. 'none': each goes to its end.
+            pruner='median',
+            startup_trials=4,  # go to their end in any case
+            looks=3,  # at a trial on its way, each a linear probe in every fold
+            # By method: fields of its section or of `pretrain`, from `low` to `high`
+            # (whole numbers if both are), or one of `choices`.
+            space={},
         )
     )
     config.methods = ConfigDict()
@@ -84,14 +121,19 @@ def get_config(variant: str = '') -> ConfigDict:
         if simulated:
             warmup = whole.pretrain.optimizer.warmup_epochs
             config.methods[method].optimizer.warmup_epochs = warmup
+    for method in _METHODS:
+        shares = {
+            'batch_size': _parts(config.pretrain.batch_size),
+            length: _parts(config.pretrain[length]),
+        }
+        section = config.methods[method].to_dict()
+        config.search.space[method] = ConfigDict(_methods.space(section) | shares)
     own_data = config.finetune.data.to_dict()
     del config.finetune.data, config.finetune.task
-    config.targets = ConfigDict(
-        dict(
-            severity3=dict(data=own_data, task='severity3'),
-            severity4=dict(data=own_data, task='severity4'),
-        )
-    )
+    config.targets = ConfigDict()
+    for name, (dataset, split, task) in _TARGETS.items():
+        data = own_data if simulated else dict(name=dataset, split=split)
+        config.targets[name] = ConfigDict(dict(data=data, task=task))
     return config
 
 
@@ -99,6 +141,10 @@ def _section(method: str, scale: str, policy: str, dataset: str) -> dict[str, An
     foreground = base.FOREGROUND.get(dataset, 0.0)
     section = _methods.METHODS[method](scale, policy, foreground)
     return _methods.report(method, section) if scale == 'report' else section
+
+
+def _parts(whole: int) -> dict[str, Any]:
+    return dict(choices=(whole // 2, whole))
 
 
 def _policy(domain: str, policy: str, simulated: bool) -> str:

@@ -37,12 +37,13 @@ def choose_workdir(given: str | None, config: Mapping[str, Any]) -> Path:
 
     Args:
         given: by the user; None: nothing.
-        config: all of its fields. Where data are, and what the page shows, make no
-            other run.
+        config: all of its fields. Where data are, what the page shows, and how a study
+            is searched, make no other run.
     """
     if given:
         return Path(given).expanduser()
-    identity = {k: v for k, v in config.items() if k not in ('data_dir', 'report')}
+    not_of_it = ('data_dir', 'report', 'search')
+    identity = {k: v for k, v in config.items() if k not in not_of_it}
     return Path('runs') / f'{config["name"]}-{digest(identity)[:8]}'
 
 

@@ -57,6 +57,7 @@ class SettingFacts:
 
     Attributes:
         target: its name in the study's config.
+        dataset: the labelled set.
         title: what is asked, of which images.
         label_fraction: the share of the training subjects.
         subjects, slices: that are tested.
@@ -68,6 +69,7 @@ class SettingFacts:
     """
 
     target: str
+    dataset: str
     title: str
     label_fraction: float
     subjects: int

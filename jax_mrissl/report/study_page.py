@@ -10,7 +10,7 @@ from jax_mrissl.report.pages import render
 from jax_mrissl.report.plots import ForestRow, Series, forest_plot, line_plot
 from jax_mrissl.report.run_facts import duration_words, metric_words
 from jax_mrissl.report.study_facts import SettingFacts, StudyArm, StudyFacts
-from jax_mrissl.report.study_table import Matrix, matrices
+from jax_mrissl.report.study_table import Matrix, Transfer, matrices
 from jax_mrissl.report.table import estimate_text
 
 
@@ -34,7 +34,7 @@ def study_page(facts: StudyFacts) -> str:
     )
 
 
-def _table(facts: StudyFacts, matrix: Matrix) -> dict[str, object]:
+def _table(facts: StudyFacts, matrix: Matrix | Transfer) -> dict[str, object]:
     del facts
     return {'title': matrix.title, 'head': matrix.head, 'rows': matrix.rows}
 

@@ -19,6 +19,7 @@ _EMPTY = '–'
 _UNTRAINED = 'untrained'
 _COLUMNS = (
     'target',
+    'dataset',
     'label_fraction',
     'method',
     'chain',
@@ -136,15 +137,92 @@ class Matrix:
         return text
 
 
-def matrices(facts: StudyFacts) -> list[Matrix]:
-    """Gives all tables of a study, in their order."""
+class Transfer:
+    """What pretraining did for each labelled set: encoders down, what is asked across.
+
+    A cell is the difference to the untrained encoder in the metric that decides there.
+
+    Args:
+        facts: the study.
+        settings: of it, with one share of labels.
+        mode: of finetuning.
+    """
+
+    def __init__(self, facts: StudyFacts, settings: Sequence[SettingFacts], mode: str):
+        self._facts, self._settings, self._mode = facts, settings, mode
+
+    @property
+    def title(self) -> str:
+        """Says what the cells are."""
+        share = self._settings[0].label_fraction
+        labels = '' if share == 1 else f', {100 * share:g} % of the training subjects'
+        simulated = f', {SIMULATED.upper()}' if self._facts.simulated else ''
+        return (
+            f'Transfer, {self._mode}: pretrained minus untrained, by subject{labels}; '
+            f'below 0 pretraining helped{simulated}'
+        )
+
+    @property
+    def head(self) -> list[str]:
+        """The columns."""
+        asked = [
+            f'{setting.target} ({setting.dataset}), {metric_words(setting.headline)}'
+            for setting in self._settings
+        ]
+        return ['pretrained', *asked]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells as texts, rows without any arm left out."""
+        keys = dict.fromkeys(
+            (arm.method, arm.chain, arm.share)
+            for setting in self._settings
+            for arm in setting.arms
+            if arm.method and arm.mode == self._mode
+        )
+        rows = []
+        for key in keys:
+            arms = [setting.arm(*key, self._mode) for setting in self._settings]
+            name = next(arm.name for arm in arms if arm)
+            rows.append([name, *map(_difference, arms)])
+        return rows
+
+
+def transfers(facts: StudyFacts) -> list[Transfer]:
+    """Gives the transfer matrices; none where one labelled set is asked alone."""
     found = []
+    for share in dict.fromkeys(s.label_fraction for s in facts.settings):
+        settings = [s for s in facts.settings if s.label_fraction == share]
+        if len({setting.dataset for setting in settings}) < 2:
+            continue
+        for mode in dict.fromkeys(mode for s in settings for mode in s.modes):
+            own = [s for s in settings if mode in s.modes]
+            matrix = Transfer(facts, own, mode)
+            if len({setting.dataset for setting in own}) > 1 and matrix.rows:
+                found.append(matrix)
+    return found
+
+
+def _difference(arm: StudyArm | None) -> str:
+    if arm is None:
+        return _EMPTY
+    seen = ' (seen)' if arm.seen else ''
+    if arm.failure:
+        return f'{arm.failure.partition(":")[0]}{seen}'
+    if arm.difference is None:
+        return f'not compared{seen}'
+    return f'{estimate_text(arm.difference)}{seen}'
+
+
+def matrices(facts: StudyFacts) -> list[Matrix | Transfer]:
+    """Gives all tables of a study, in their order."""
+    found: list[Matrix | Transfer] = []
     for setting in facts.settings:
         for mode in setting.modes:
             found.append(Matrix(facts, setting, mode, 'subject'))
             if setting.published:  # the report counted slices
                 found.append(Matrix(facts, setting, mode, 'slice'))
-    return found
+    return [*found, *transfers(facts)]
 
 
 def study_text(facts: StudyFacts) -> str:
@@ -193,8 +271,8 @@ def study_csv(facts: StudyFacts) -> str:
     rows.writerow(_COLUMNS)
     for setting in facts.settings:
         for arm in setting.arms:
-            about = [setting.target, setting.label_fraction, arm.method, arm.chain]
-            about += [arm.share, arm.mode, arm.seeds]
+            about = [setting.target, setting.dataset, setting.label_fraction]
+            about += [arm.method, arm.chain, arm.share, arm.mode, arm.seeds]
             end = [arm.failure, arm.seen, _blank(arm.seconds), int(facts.simulated)]
             # An arm that is no result has no numbers here either.
             found = {} if arm.failure else arm.estimates

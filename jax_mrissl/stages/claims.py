@@ -86,7 +86,7 @@ class Claims:
                 file.write(f'{json.dumps(_who())}\n{0:0{_DIGITS}d}\n')
         except FileExistsError:
             return None  # another one was faster
-        if last is not None:
+        if last is not None and not _is_released(last):
             logging.info('%s: a claim before this one ended without a result.', folder)
         return path
 
@@ -133,8 +133,22 @@ def forget(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def forget_old(folder: Path) -> None:
+    """Removes all claims but the newest, which others may look at."""
+    newest = _newest(folder)
+    for path in folder.glob('claim-*'):
+        if path != newest:
+            path.unlink(missing_ok=True)
+
+
 def _newest(folder: Path) -> Path | None:
     return max(folder.glob('claim-*'), key=_number, default=None)
+
+
+def _is_released(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text() == _RELEASED
+    return True
 
 
 def _number(path: Path) -> int:

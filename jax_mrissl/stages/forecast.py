@@ -52,7 +52,8 @@ def forecast_text(study: Study) -> str:
 def _left(study: Study, meter: Meter) -> dict[str, _Stage]:
     """Gives the stages that are not done, by address, in the order of work."""
     found: dict[str, _Stage] = {}
-    for planned in study.planned:
+    whole = [part for p in study.planned for part in (*p.parts, p)]
+    for planned in whole:
         for job in planned.jobs:
             if not study.is_done(job):
                 cost = _cost(planned, job, meter)
@@ -64,11 +65,12 @@ def _left(study: Study, meter: Meter) -> dict[str, _Stage]:
 def _cost(planned: PlannedExperiment, job: Job, meter: Meter) -> Callable[[], Cost]:
     experiment = planned.experiment
     common = experiment.common
-    kinds = [j.stage.address for j in planned.jobs if j.stage.kind == 'pretrain']
-    if job.stage.address in kinds:
-        index = kinds.index(job.stage.address)
+    if job.stage in planned.chain:
+        index = planned.chain.index(job.stage)
         plan, prepared = experiment.chain[index], planned.pretraining[index]
         return lambda: meter.pretraining(plan, common, prepared)
+    if job.stage.kind == 'by_fold':
+        return lambda: Cost(seconds=1, bytes=1_000_000)
     for arm in planned.arms:
         if arm.stage.address == job.stage.address:
             mode = arm.mode

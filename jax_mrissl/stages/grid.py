@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ml_collections import ConfigDict
 
@@ -11,9 +11,13 @@ from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.tasks.from_config import MODES, Experiment, read_experiment
 
 StudyConfig: TypeAlias = ConfigDict
+Value: TypeAlias = int | float | str | bool
+# By dotted field of a section of pretraining: what stands there instead.
+Settings: TypeAlias = Mapping[str, Value]
 # Between the domains of a chain, in the config and in tables.
 AFTER = '>'
-_SECTIONS = ('study', 'methods', 'domains', 'targets', 'pretrain')
+_SECTIONS = ('study', 'search', 'methods', 'domains', 'targets', 'pretrain')
+SALIENCY = ('none', 'finalists', 'all')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Grid:
         finalists: how many pretrained encoders, the best by validation in the first
             mode, are finetuned in `final_modes`, too.
         final_modes: those.
+        saliency: whose experiments' pages show what the networks look at: of 'none',
+            of what is finetuned in `final_modes` ('finalists'), or of 'all'.
     """
 
     methods: tuple[str, ...]
@@ -42,6 +48,7 @@ class Grid:
     modes: tuple[str, ...]
     finalists: int
     final_modes: tuple[str, ...]
+    saliency: str
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -55,6 +62,7 @@ class Grid:
             expect_known(mode, MODES, 'mode in config.study')
         if self.finalists < 0:
             raise UserError('config.study.finalists is negative; 0 means none.')
+        expect_known(self.saliency, SALIENCY, 'config.study.saliency')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +76,13 @@ class Setting:
 
     target: str
     label_fraction: float
+
+    @property
+    def name(self) -> str:
+        """For files and people."""
+        if self.label_fraction == 1:
+            return self.target
+        return f'{self.target}, {100 * self.label_fraction:g} % of the labels'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +113,17 @@ class Cell:
 
     Attributes:
         encoder, setting, seed: where it stands.
-        experiment: the plans.
+        experiment: the plans; where folds have plans of their own, the first fold's.
+        by_fold: the plans of each fold; (): all folds have the same.
+        refused: why it cannot be run; '': it may be.
     """
 
     encoder: Encoder
     setting: Setting
     seed: int
     experiment: Experiment
+    by_fold: tuple[Experiment, ...] = ()
+    refused: str = ''
 
     @property
     def folder(self) -> str:
@@ -146,8 +165,27 @@ def read_grid(config: StudyConfig) -> Grid:
     return grid
 
 
+class Chosen(Protocol):
+    """Settings of pretraining that were chosen, fold by fold."""
+
+    def settings(self, encoder: Encoder, setting: Setting) -> tuple[Settings, ...]:
+        """Gives those of each fold.
+
+        Raises:
+            UserError: none were chosen.
+        """
+
+    @property
+    def note(self) -> str:
+        """Says how they were chosen."""
+
+
 def cells(
-    config: StudyConfig, grid: Grid, *, extra: Mapping[Encoder, Sequence[str]]
+    config: StudyConfig,
+    grid: Grid,
+    *,
+    extra: Mapping[Encoder, Sequence[str]],
+    chosen: Chosen | None = None,
 ) -> list[Cell]:
     """Gives the experiments of a study, in the order of its tables.
 
@@ -157,6 +195,7 @@ def cells(
         config: the study's.
         grid: its cells.
         extra: more modes, of some encoders.
+        chosen: settings of pretraining, in place of the config's; None: the config's.
 
     Raises:
         UserError: names the field that is wrong.
@@ -170,30 +209,80 @@ def cells(
             )
         ),
     ]
-    settings = [
-        Setting(target, fraction)
-        for target, fraction in itertools.product(grid.targets, grid.label_fractions)
-    ]
     found = []
-    for setting, encoder, seed in itertools.product(settings, encoders, grid.seeds):
+    for setting, encoder, seed in itertools.product(
+        settings_of(grid), encoders, grid.seeds
+    ):
         modes = tuple(dict.fromkeys([*grid.modes, *extra.get(encoder, ())]))
-        made = _experiment(config, encoder, setting, seed, modes)
-        found.append(Cell(encoder, setting, seed, read_experiment(made)))
+
+        def made(
+            settings: Settings | None = None,
+            encoder: Encoder = encoder,
+            setting: Setting = setting,
+            seed: int = seed,
+            modes: tuple[str, ...] = modes,
+        ) -> Experiment:
+            looked_at = grid.saliency == 'finalists' and encoder in extra
+            return experiment_of(
+                config,
+                encoder,
+                setting,
+                seed,
+                modes,
+                settings=settings or {},
+                saliency=looked_at or grid.saliency == 'all',
+            )
+
+        if not chosen or not encoder.method:
+            found.append(Cell(encoder, setting, seed, made()))
+            continue
+        try:
+            own = chosen.settings(encoder, setting)
+        except UserError as error:
+            found.append(Cell(encoder, setting, seed, made(), refused=str(error)))
+            continue
+        by_fold = tuple(
+            dataclasses.replace(made(settings), notes=(chosen.note,))
+            for settings in own
+        )
+        found.append(Cell(encoder, setting, seed, by_fold[0], by_fold))
     return found
 
 
-def _experiment(
+def settings_of(grid: Grid) -> list[Setting]:
+    """Gives what is asked of every encoder."""
+    return [
+        Setting(target, fraction)
+        for target, fraction in itertools.product(grid.targets, grid.label_fractions)
+    ]
+
+
+def experiment_of(
     config: StudyConfig,
     encoder: Encoder,
     setting: Setting,
     seed: int,
     modes: tuple[str, ...],
-) -> ConfigDict:
-    """Gives the config of one experiment, as `main` has it."""
+    *,
+    settings: Settings,
+    saliency: bool = False,
+) -> Experiment:
+    """Gives one experiment of a study, as `main` would have it.
+
+    Args:
+        config: the study's.
+        encoder, setting, seed, modes: which.
+        settings: of every stage of pretraining, in place of the config's.
+        saliency: whether its page shows what its networks look at.
+
+    Raises:
+        UserError: names the field that is wrong.
+    """
     fields: dict[str, Any] = config.to_dict()
     made = {k: v for k, v in fields.items() if k not in _SECTIONS}
     made['seed'] = seed
     made['name'] = encoder.name or 'untrained'
+    made['report'] = {**fields['report'], 'saliency': saliency}
     made['finetune'] = {
         **fields['finetune'],
         **fields['targets'][setting.target],
@@ -212,6 +301,18 @@ def _experiment(
         if number == len(domains) - 1:
             section['data']['fraction'] = encoder.fraction
         where = f'pretrain{number}_{name}'
-        made[where] = section
+        made[where] = _with_settings(section, settings)
         made['chain'].append(where)
-    return ConfigDict(made)
+    return read_experiment(ConfigDict(made))
+
+
+def _with_settings(section: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    made = dict(section)
+    for dotted, value in settings.items():
+        *path, last = dotted.split('.')
+        place = made
+        for name in path:
+            place[name] = dict(place[name])
+            place = place[name]
+        place[last] = value
+    return made

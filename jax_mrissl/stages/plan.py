@@ -29,6 +29,7 @@ from jax_mrissl.tasks.from_config import (
 from jax_mrissl.tasks.labelled import LabelledData, label_data
 from jax_mrissl.tasks.pooling import UNTRAINED
 from jax_mrissl.tasks.pretrain import (
+    Follow,
     lay_out,
     open_data,
     pretrain_identity,
@@ -63,12 +64,14 @@ class PlannedArm:
         mode: 'linear', 'knn' or 'full'.
         stage: its finetuning.
         origin: what its encoder starts from.
+        by_fold: the same of each fold, where folds chose different ones; else ().
     """
 
     name: str
     mode: str
     stage: Stage
     origin: 'Origin'
+    by_fold: tuple['Origin', ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,8 +86,11 @@ class PlannedExperiment:
         overlap: what pretraining sees of the labelled images.
         outside: the weights that it all starts from; None: random numbers.
         jobs: all stages; each after those whose results it reads.
+        chain: the stages of pretraining; where folds chose different ones, those of
+            the first fold.
         arms: what is finetuned.
         controls: the stage of baselines and controls.
+        parts: what it is put together from, where folds chose different stages.
     """
 
     experiment: Experiment
@@ -94,18 +100,24 @@ class PlannedExperiment:
     overlap: Overlap
     outside: Start | None
     jobs: tuple[Job, ...]
+    chain: tuple[Stage, ...]
     arms: tuple[PlannedArm, ...]
     controls: Stage
+    parts: tuple['PlannedExperiment', ...] = ()
 
 
 class Shelf:
-    """What experiments of one process share: open datasets, folds, a finetuner."""
+    """What experiments of one process share: open datasets, folds, finetuners.
 
-    def __init__(self) -> None:
+    Args:
+        finetuners: how many are kept; each holds images and compiled programs.
+    """
+
+    def __init__(self, finetuners: int = 1) -> None:
         self._opened: dict[Any, PreparedSet] = {}
         self._labelled: dict[str, LabelledData] = {}
-        # One alone: it holds images and compiled programs.
-        self._finetuner: tuple[str, Finetuner] | None = None
+        self._finetuners: dict[str, Finetuner] = {}
+        self._most = finetuners
 
     def open(self, plan: DataPlan, data_dir: str) -> PreparedSet:
         """Opens a dataset, once."""
@@ -125,11 +137,13 @@ class Shelf:
     def finetuner(
         self, plan: FinetunePlan, common: Common, data: LabelledData
     ) -> Finetuner:
-        """Gives the finetuner of a plan; the one before is let go."""
+        """Gives the finetuner of a plan; the oldest is let go."""
         key = digest([_but_modes(plan), repr(common), data.prepared.fingerprint])
-        if self._finetuner is None or self._finetuner[0] != key:
-            self._finetuner = key, Finetuner(plan, common, data)
-        return self._finetuner[1]
+        if key not in self._finetuners:
+            while len(self._finetuners) >= self._most:
+                del self._finetuners[next(iter(self._finetuners))]
+            self._finetuners[key] = Finetuner(plan, common, data)
+        return self._finetuners[key]
 
 
 def _but_modes(plan: FinetunePlan) -> str:
@@ -138,7 +152,13 @@ def _but_modes(plan: FinetunePlan) -> str:
 
 
 def plan_experiment(
-    experiment: Experiment, store: Store, *, spare: Path, shelf: Shelf | None = None
+    experiment: Experiment,
+    store: Store,
+    *,
+    spare: Path,
+    shelf: Shelf | None = None,
+    follow: Callable[[int], Follow] | None = None,
+    folds: tuple[int, ...] = (),
 ) -> PlannedExperiment:
     """Opens the data of an experiment, and lays its stages out.
 
@@ -147,6 +167,9 @@ def plan_experiment(
         store: where stages keep their results.
         spare: keeps what an audit finds where `data_dir` cannot be written to.
         shelf: what is shared with other experiments; None: nothing.
+        follow: gives who looks on while a stage of the chain, by its number, is
+            pretrained; None: nobody does.
+        folds: in which the experiment's own arm is finetuned in full; (): in all.
 
     Raises:
         UserError: a mistake in the config or the data.
@@ -169,15 +192,24 @@ def plan_experiment(
     jobs: list[Job] = []
     origin = Origin(outside)
     probe_set = _probe_set(data)
-    for stage_plan, prepared in zip(experiment.chain, pretraining, strict=True):
-        job = _pretrain_job(experiment, stage_plan, prepared, origin, store, probe_set)
+    chain = zip(experiment.chain, pretraining, strict=True)
+    for number, (stage_plan, prepared) in enumerate(chain):
+        looks_on = follow(number) if follow else None
+        job = _pretrain_job(
+            experiment, stage_plan, prepared, origin, store, probe_set, looks_on
+        )
         jobs.append(job)
         origin = Origin(None, job.stage)
+    stages = tuple(job.stage for job in jobs)
     arms: list[PlannedArm] = []
     starts = [(experiment.name, origin)] if origin.is_any else []
     for name, begin in [*starts, (UNTRAINED, Origin())]:
         for mode in plan.modes:
-            arm, job = _finetune_job(experiment, name, mode, begin, data, store, shelf)
+            # What is not frozen costs most of all.
+            some = folds if mode == 'full' and name != UNTRAINED else ()
+            arm, job = _finetune_job(
+                experiment, name, mode, begin, data, store, shelf, some
+            )
             arms.append(arm)
             jobs.append(job)
     controls = Stage('controls', controls_identity(plan, data))
@@ -195,6 +227,7 @@ def plan_experiment(
         overlap=overlap,
         outside=outside,
         jobs=tuple(jobs),
+        chain=stages,
         arms=tuple(arms),
         controls=controls,
     )
@@ -208,6 +241,7 @@ def _finetune_job(
     data: LabelledData,
     store: Store,
     shelf: Shelf,
+    folds: tuple[int, ...],
 ) -> tuple[PlannedArm, Job]:
     common, plan = experiment.common, experiment.finetune
     params = {
@@ -216,6 +250,7 @@ def _finetune_job(
         **begin.params,
         'data': data.prepared.fingerprint,
         **data.identity(),
+        **({'only_folds': list(folds)} if folds else {}),
     }
     stage = Stage('finetune', params, begin.inputs)
     what = f'Finetuning ({name}, {mode})'
@@ -223,7 +258,7 @@ def _finetune_job(
     def run(folder: Path) -> Json:
         finetuner = shelf.finetuner(plan, common, data)
         start, lineage = begin.start(store), begin.lineage(stage)
-        return finetuner.run(mode, start, folder, lineage, what=what)
+        return finetuner.run(mode, start, folder, lineage, what=what, folds=folds)
 
     return PlannedArm(name, mode, stage, begin), Job(stage, run, what)
 
@@ -272,6 +307,7 @@ def _pretrain_job(
     origin: Origin,
     store: Store,
     probe_set: ProbeSet,
+    follow: Follow | None,
 ) -> Job:
     common = experiment.common
     lay_out(plan, common, prepared)  # mistakes show before any work is done
@@ -289,6 +325,7 @@ def _pretrain_job(
             start_from=origin.start(store),
             probe_set=probe_set,
             what=what,
+            follow=follow,
         )
 
     return Job(stage, run, what)

@@ -67,7 +67,13 @@ def write_results(
         started_from=planned.outside.name if planned.outside else '',
     )
     opened = [
-        OpenedArm(arm.name, arm.mode, store.folder(arm.stage), arm.origin.start(store))
+        OpenedArm(
+            arm.name,
+            arm.mode,
+            store.folder(arm.stage),
+            arm.origin.start(store),
+            tuple(filter(None, (origin.start(store) for origin in arm.by_fold))),
+        )
         for arm in planned.arms
     ]
     seen = [
@@ -85,11 +91,7 @@ def write_results(
             experiment=experiment,
             data=data,
             pretraining=planned.pretraining,
-            pretrain_folders=tuple(
-                store.folder(job.stage)
-                for job in planned.jobs
-                if job.stage.kind == 'pretrain'
-            ),
+            pretrain_folders=tuple(map(store.folder, planned.chain)),
             arms=tuple(arms),
             controls_folder=controls,
             command=command,

@@ -15,6 +15,7 @@ from absl import logging
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import read_json, write_json
+from jax_mrissl.stages.by_fold import plan_by_fold
 from jax_mrissl.stages.claims import Claims, forget
 from jax_mrissl.stages.demo import prepare_simulated
 from jax_mrissl.stages.grid import (
@@ -27,6 +28,7 @@ from jax_mrissl.stages.grid import (
 )
 from jax_mrissl.stages.plan import Job, PlannedExperiment, Shelf, plan_experiment
 from jax_mrissl.stages.run import STAGES, write_results
+from jax_mrissl.stages.search_results import folds_digest
 from jax_mrissl.stages.store import Store
 from jax_mrissl.stages.study_results import (
     Measurer,
@@ -34,9 +36,12 @@ from jax_mrissl.stages.study_results import (
     StudyContent,
     write_study,
 )
+from jax_mrissl.stages.tuned import Tuned
 from jax_mrissl.stages.work import do_jobs
 
 EXPERIMENTS = 'experiments'
+# In a workdir: tables and pages of what a search chose, beside those of the config.
+TUNED = 'tuned'
 # In an experiment's folder, and the study's: what the files beside it were made of.
 _WRITTEN = 'written.json'
 # Raised by hand when tables or pages would be written in another way.
@@ -51,22 +56,25 @@ def run_study(
     command: str = '',
     retry_failed: bool = False,
     claims: Claims | None = None,
+    tuned: Tuned | None = None,
 ) -> str:
     """Runs what is not done yet, and writes the tables.
 
     Args:
         config: as `configs/study.py` makes it.
-        workdir: gets `stages/`, `experiments/`, the tables and the page.
+        workdir: gets `stages/`, `experiments/`, the tables and the page; with `tuned`
+            all but the stages within `tuned/`.
         command: what repeats this, for the page; '': no command does.
         retry_failed: whether what failed before is tried again.
         claims: how other processes are told of; None: the usual.
+        tuned: settings that a search chose, in place of the config's; None: those.
 
     Returns: the tables, as text for a terminal.
 
     Raises:
         UserError: a mistake in the config, or no experiment of the grid can be run.
     """
-    study = Study(config, workdir, claims=claims)
+    study = Study(config, workdir, claims=claims, tuned=tuned)
     if retry_failed:
         study.retry_failed()
     study.do_stages()
@@ -76,17 +84,27 @@ def run_study(
 class Study:
     """A grid of experiments in one work folder.
 
+    Attributes:
+        results: the folder of its tables and pages.
+
     Args:
-        config, workdir, claims: as in `run_study`.
+        config, workdir, claims, tuned: as in `run_study`.
 
     Raises:
         UserError: a mistake in the config, or no experiment of the grid can be run.
     """
 
     def __init__(
-        self, config: StudyConfig, workdir: Path, *, claims: Claims | None = None
+        self,
+        config: StudyConfig,
+        workdir: Path,
+        *,
+        claims: Claims | None = None,
+        tuned: Tuned | None = None,
     ):
         self._config, self._workdir = config, workdir
+        self._tuned = tuned
+        self.results = workdir / TUNED if tuned else workdir
         self._grid: Grid = read_grid(config)
         self._store = Store(workdir / STAGES)
         self._claims = claims or Claims()
@@ -148,7 +166,7 @@ class Study:
         for number, studied in enumerate(done, 1):
             assert studied.planned
             planned = studied.planned
-            folder = self._workdir / EXPERIMENTS / studied.cell.folder
+            folder = self.results / EXPERIMENTS / studied.cell.folder
             what = f'Table and page {number} of {len(done)}'
 
             def results(
@@ -163,18 +181,19 @@ class Study:
         made_of = [
             _WRITING_VERSION,
             command,
+            content.notes,
             [[cell.cell.folder, cell.made_of, cell.error] for cell in content.cells],
             dataclasses.asdict(self._grid),
         ]
         self._once(
-            self._workdir,
+            self.results,
             digest(made_of),
-            lambda: write_study(content, Measurer(self._store), self._workdir),
+            lambda: write_study(content, Measurer(self._store), self.results),
         )
-        return (self._workdir / 'study.txt').read_text()
+        return (self.results / 'study.txt').read_text()
 
     def _lay_out(self, extra: Mapping[Encoder, Sequence[str]]) -> list[Cell]:
-        found = cells(self._config, self._grid, extra=extra)
+        found = cells(self._config, self._grid, extra=extra, chosen=self._tuned)
         for cell in found:
             known = self._planned.get(cell.folder)
             if isinstance(known, PlannedExperiment):
@@ -184,16 +203,33 @@ class Study:
                 continue
             prepare_simulated(cell.experiment)
             try:
-                self._planned[cell.folder] = plan_experiment(
-                    cell.experiment,
-                    self._store,
-                    spare=self._workdir / 'audit',
-                    shelf=self._shelf,
-                )
+                self._planned[cell.folder] = self._plan(cell)
             except UserError as error:
                 self._planned[cell.folder] = str(error)
                 logging.warning('%s cannot be run: %s', cell.folder, error)
         return found
+
+    def _plan(self, cell: Cell) -> PlannedExperiment:
+        """Lays a cell out.
+
+        Raises:
+            UserError: it cannot be run.
+        """
+        spare = self._workdir / 'audit'
+        if cell.refused:
+            raise UserError(cell.refused)
+        if not cell.by_fold:
+            return plan_experiment(
+                cell.experiment, self._store, spare=spare, shelf=self._shelf
+            )
+        planned = plan_by_fold(
+            cell.by_fold, self._store, spare=spare, shelf=self._shelf
+        )
+        assert self._tuned
+        folds = folds_digest(planned.data.folds)
+        if refusal := self._tuned.refusal(cell.setting, planned.data, folds):
+            raise UserError(refusal)
+        return planned
 
     def _refuse_if_nothing_can_run(self) -> None:
         reasons = list(dict.fromkeys(self.refused.values()))
@@ -232,6 +268,7 @@ class Study:
                 _WRITING_VERSION,
                 [job.stage.address for job in planned.jobs],
                 planned.overlap.to_json(),
+                planned.experiment.notes,
                 dataclasses.asdict(planned.experiment.report),
                 planned.experiment.finetune.bootstrap_resamples,
                 planned.experiment.finetune.prevalence,
@@ -254,7 +291,11 @@ class Study:
             error = errors[0] if errors else 'It is not done.' if missing else ''
             found.append(StudiedCell(cell, planned, error, self._made_of(planned)))
         return StudyContent(
-            name=self._config.name, grid=self._grid, cells=tuple(found), command=command
+            name=self._config.name,
+            grid=self._grid,
+            cells=tuple(found),
+            command=command,
+            notes=tuple(self._tuned.notes()) if self._tuned else (),
         )
 
     def _once(self, folder: Path, made_of: str, write: Callable[[], Any]) -> None:

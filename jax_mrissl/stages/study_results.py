@@ -17,6 +17,7 @@ from jax_mrissl.report.study_table import (
     study_latex,
     study_markdown,
     study_text,
+    transfers,
 )
 from jax_mrissl.report.table import estimate_text
 from jax_mrissl.stages.grid import Cell, Encoder, Grid, Setting
@@ -79,12 +80,14 @@ class StudyContent:
         grid: its cells, as asked for.
         cells: all, in the order of the tables.
         command: what repeats it; '': not known.
+        notes: what a reader of its tables must know besides.
     """
 
     name: str
     grid: Grid
     cells: tuple[StudiedCell, ...]
     command: str
+    notes: tuple[str, ...] = ()
 
 
 class Measurer:
@@ -120,13 +123,15 @@ class Measurer:
 
     def seconds(self, arm: PlannedArm) -> float | None:
         """Adds up what an arm's stages took by the clock; None: not known."""
-        found = []
+        found: dict[str, float | None] = {}
         left = [arm.stage]
         while left:
             stage = left.pop()
-            found.append(self._store.facts(stage).get('seconds_of_last_start'))
+            seconds = self._store.facts(stage).get('seconds_of_last_start')
+            found[stage.address] = seconds
             left += stage.inputs
-        return None if None in found else float(sum(filter(None, found)))
+        known = found.values()
+        return None if None in known else float(sum(filter(None, known)))
 
     def devices(self, cells: Sequence[StudiedCell]) -> list[str]:
         """Gives what the stages ran on, each once."""
@@ -229,6 +234,7 @@ def _setting(
     bootstrapped = next(iter(made.values())).found[0]
     return SettingFacts(
         target=setting.target,
+        dataset=plan.data.name,
         title=f'{plan.task} on {first.data.prepared.card["title"]}',
         label_fraction=setting.label_fraction,
         subjects=bootstrapped.subjects,
@@ -393,9 +399,10 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
     plan = first.experiment.finetune
     notes.append(
         f'[low, high]: 95 % interval, percentiles of {plan.bootstrap_resamples} '
-        'bootstrap resamples of subjects within their class; slices go with their '
-        f'subject. {_seed_words(content.grid)}'
+        'bootstrap resamples of subjects (within their class, where there are '
+        f'classes); slices go with their subject. {_seed_words(content.grid)}'
     )
+    notes += content.notes
     if any(arm.failure for setting in settings for arm in setting.arms):
         notes.append(
             'under-trained: training did not end below the class prior, so this is no '
@@ -456,6 +463,10 @@ def _provenance(content: StudyContent, measurer: Measurer) -> list[tuple[str, st
 def _json(facts: StudyFacts) -> Json:
     """Gives all facts as JSON values."""
     found = dataclasses.asdict(facts)
+    found['transfer'] = [
+        {'title': matrix.title, 'head': matrix.head, 'rows': matrix.rows}
+        for matrix in transfers(facts)
+    ]
     for setting, made in zip(facts.settings, found['settings'], strict=True):
         made['published'] = [
             {'method': method, 'chain': chain, 'log_loss': value}

@@ -50,11 +50,12 @@ def ask(
         pixel_sha256: text [n], of the raw pixels.
     """
     answers, scores, seen = [], [], []
-    features = np.zeros(0)
-    for number, network in enumerate(networks):
-        # A linear probe's encoder is the same for all folds.
-        if number == 0 or network.probe is None:
+    features, encoder = np.zeros(0), None
+    for network in networks:
+        # Linear probes mostly have one encoder for all folds.
+        if network.params['encoder'] is not encoder:
             features = program(network.params, network.model_state, source, rows)
+            encoder = network.params['encoder']
         answers.append(network.answers(features))
         scores.append(network.novelty.scores(features, looks))
         seen.append(np.isin(pixel_sha256, network.seen))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import MetricsLog, read_json, write_json
 from jax_mrissl.data.pipeline import Resident, Shard, resident, row_feeds
 from jax_mrissl.data.splits import Fold
+from jax_mrissl.metrics.linear import LinearModel
 from jax_mrissl.objectives.supervised import Supervised
 from jax_mrissl.tasks.answers import answers
 from jax_mrissl.tasks.from_config import Common, FinetunePlan, Json, Trial
@@ -57,6 +59,7 @@ class Finetuner:
         lineage: Lineage,
         *,
         what: str,
+        folds: Sequence[int] = (),
     ) -> Json:
         """Finetunes in all folds; writes `fold-N/predictions.npz` for each.
 
@@ -66,8 +69,9 @@ class Finetuner:
             folder: the stage's.
             lineage: written into each checkpoint.
             what: a few words for the progress bar.
+            folds: in full, these alone; (): all.
 
-        Returns: JSON facts about the run.
+        Returns: JSON facts about the run; of each fold that was run, in order.
         """
         began = time.monotonic()
         if mode == 'full':
@@ -75,6 +79,7 @@ class Finetuner:
             facts = [
                 self._run_fold(index, fold, state, folder, lineage, what)
                 for index, fold in enumerate(self._data.folds)
+                if not folds or index in folds
             ]
         else:
             fit = {'linear': self._fit_linear, 'knn': self._fit_knn}[mode]
@@ -88,6 +93,23 @@ class Finetuner:
             'seconds_of_last_start': round(time.monotonic() - began, 1),
             'device': device_in_words(),
         }
+
+    def validate_encoder(self, params: Any, model_state: Any) -> list[float]:
+        """Gives each fold's validation loss of a linear probe on an encoder.
+
+        It is what `run` in the mode 'linear' would come to; nothing is written.
+
+        Args:
+            params, model_state: on the devices, with a subtree `encoder`.
+        """
+        rows = np.arange(len(self._data.labels))
+        features = self._features(params, model_state, self._images, rows)
+        losses = []
+        for fold in self._data.folds:
+            held = self._data.rows(fold.validation)
+            probe, _ = self._fitted(features, fold)
+            losses.append(self._answers.loss(held, probe.logits(features[held])))
+        return losses
 
     # What the arms share, made when the first needs it.
 
@@ -175,12 +197,15 @@ class Finetuner:
             )
         return self._embedded[1]
 
+    def _fitted(self, features: np.ndarray, fold: Fold) -> tuple[LinearModel, Json]:
+        train, held = self._data.rows(fold.train), self._data.rows(fold.validation)
+        strengths = self._plan.linear.l2_strengths
+        return self._answers.fit_linear(features, train, held, strengths)
+
     def _fit_linear(self, features: np.ndarray, fold: Fold, folder: Path) -> Json:
         data = self._data
-        train, held = data.rows(fold.train), data.rows(fold.validation)
-        probe, facts = self._answers.fit_linear(
-            features, train, held, self._plan.linear.l2_strengths
-        )
+        held = data.rows(fold.validation)
+        probe, facts = self._fitted(features, fold)
         folder.mkdir(parents=True, exist_ok=True)
         probe.save(folder / PROBE)
         test = data.rows(fold.test)

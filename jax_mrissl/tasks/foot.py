@@ -65,6 +65,7 @@ def foot(
     lines += _detection(rows, data)
     lines += explained({row.arm: row.role for row in rows}, data)
     lines.append(_tuning(plan))
+    lines += experiment.notes
     if any(UNDER_TRAINED in row.notes for row in rows):
         lines.append(_under_trained(data))
     return lines

@@ -413,6 +413,7 @@ class Experiment:
         overlap: what becomes of images of pretraining that show labelled subjects:
             'refuse', 'leave_out' or 'allow'.
         report: what the page shows.
+        notes: sentences that a reader of its results must know besides.
     """
 
     name: str
@@ -422,6 +423,7 @@ class Experiment:
     finetune: FinetunePlan
     overlap: str
     report: ReportPlan
+    notes: tuple[str, ...] = ()
 
 
 def read_experiment(config: ConfigDict) -> Experiment:

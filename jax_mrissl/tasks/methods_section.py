@@ -43,6 +43,7 @@ def methods(
             (PRETRAINING, _pretraining(stage, prepared))
             for stage, prepared in zip(experiment.chain, pretraining, strict=True)
         ),
+        *(('Settings of pretraining', note) for note in experiment.notes),
         ('Finetuning', _finetuning(data, plan)),
         ('Split', _split(data, plan)),
         ('Statistics', _statistics(measured)),

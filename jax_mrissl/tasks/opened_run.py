@@ -48,12 +48,14 @@ class OpenedArm:
         mode: 'linear', 'knn' or 'full'.
         folder: where its folds are.
         start: what its encoder started from; None: random numbers.
+        by_fold: the same of each fold, where folds chose different ones; else ().
     """
 
     name: str
     mode: str
     folder: Path
     start: Start | None
+    by_fold: tuple[Start, ...] = ()
 
     @property
     def label(self) -> str:
@@ -119,8 +121,12 @@ class OpenedRun:
             if arm['start']:
                 path = self.workdir / arm['start']
                 start = Start(path, '', None, is_file=arm['start_is_file'])
+            by_fold = tuple(
+                Start(self.workdir / path, '', None)
+                for path in arm.get('start_by_fold', ())
+            )
             folder = self.workdir / arm['folder']
-            found.append(OpenedArm(arm['name'], arm['mode'], folder, start))
+            found.append(OpenedArm(arm['name'], arm['mode'], folder, start, by_fold))
         return tuple(found)
 
     @property
@@ -200,11 +206,14 @@ class OpenedRun:
         """
         if not arm.folder.is_dir():
             raise UserError(f'{arm.folder} is gone: run the same `main` again.')
-        fresh = self._fresh(arm)
+        count = self.told['folds']
+        starts = arm.by_fold or (arm.start,) * count
+        # Folds with one encoder share its numbers.
+        fresh = {start: self._fresh(arm, start) for start in dict.fromkeys(starts)}
         open_one = {'full': open_full, 'linear': open_linear}[arm.mode]
         return [
-            open_one(index, arm.folder / f'fold-{index}', self.task, fresh)
-            for index in range(self.told['folds'])
+            open_one(index, arm.folder / f'fold-{index}', self.task, fresh[start])
+            for index, start in zip(range(count), starts, strict=True)
         ]
 
     def randomized(self, network: FoldNetwork, seed: int = 0) -> FoldNetwork:
@@ -238,8 +247,8 @@ class OpenedRun:
             lambda key: init_networks(key, self.encoder, head_of(self.task), shape)
         )
 
-    def _fresh(self, arm: OpenedArm) -> TrainState:
-        """Gives the state that the arm's folds began with, as `Finetuner` draws it."""
+    def _fresh(self, arm: OpenedArm, start: Start | None) -> TrainState:
+        """Gives the state that folds of an arm began with, as `Finetuner` draws it."""
         key = jax.random.fold_in(jax.random.key(self.told['seed']), 0)
         params, model_state = self._draw(key)
         state = TrainState(
@@ -249,14 +258,14 @@ class OpenedRun:
             opt_state=(),
         )
         state = self.parallel.replicate(state)
-        if arm.start is None or arm.mode == 'full':
+        if start is None or arm.mode == 'full':
             return state
-        if not arm.start.path.exists():
+        if not start.path.exists():
             raise UserError(
-                f'The encoder of {arm.label} is in {arm.start.path}, and nothing is '
-                'there any more.'
+                f'The encoder of {arm.label} is in {start.path}, and nothing is there '
+                'any more.'
             )
-        return arm.start.give_to(state)
+        return start.give_to(state)
 
 
 def write_arms(
@@ -317,6 +326,7 @@ def write_arms(
                 'folder': relative(arm.folder),
                 'start': arm.start and relative(arm.start.path),
                 'start_is_file': bool(arm.start and arm.start.is_file),
+                'start_by_fold': [relative(start.path) for start in arm.by_fold],
             }
             for arm in arms
         ],

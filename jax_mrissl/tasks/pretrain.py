@@ -2,8 +2,9 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
 from jax_mrissl.tasks.programs import channels_of, training_program
 from jax_mrissl.tasks.watch import ProbeSet, Watch
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
-from jax_mrissl.train.loop import Rhythm, run_steps
+from jax_mrissl.train.loop import Monitor, Rhythm, run_steps
 from jax_mrissl.train.parallel import Parallel, choose_parallel
 from jax_mrissl.train.start import CHECKPOINTS, Start
 from jax_mrissl.train.state import TrainState, initial_state
@@ -43,6 +44,23 @@ from jax_mrissl.train.state import TrainState, initial_state
 _FEW_STEPS, _FEW_STOPS = 50, 20
 # Draws of every view in the picture of views.
 _REPEATS = 3
+
+
+class Follow(Protocol):
+    """Looks at an encoder while it is pretrained; may give it up by raising."""
+
+    def __call__(
+        self, state: TrainState, *, before: float, now: float
+    ) -> Mapping[str, float]:
+        """Looks, where a look is due.
+
+        Args:
+            state: on the devices.
+            before, now: which shares of the run's steps were done when it was called
+                the last time, or the run went on, and are done now.
+
+        Returns: what is to be logged.
+        """
 
 
 def open_data(plan: DataPlan, data_dir: str) -> PreparedSet:
@@ -79,6 +97,7 @@ def run_pretrain(
     start_from: Start | None,
     probe_set: ProbeSet | None,
     what: str,
+    follow: Follow | None = None,
 ) -> Json:
     """Pretrains an encoder, from where an earlier start was stopped.
 
@@ -91,6 +110,7 @@ def run_pretrain(
         probe_set: labelled images that the encoder is tried on, now and then; what it
             reaches is logged, and decides nothing. None: none.
         what: a few words for the progress bar.
+        follow: looks on, whenever embeddings are measured; None: nobody.
 
     Returns: JSON facts about the run: steps, time, device, the last metrics.
     """
@@ -146,6 +166,7 @@ def run_pretrain(
         if not log.rows():
             log.write(first, watch.measure(state))  # what the others are held against
         watch.recall(log.rows())
+        monitor = _followed(watch, follow, first, rhythm.steps) if follow else watch
         placement = choose_placement(plan.data.placement, prepared)
         source, feeds = open_input(
             prepared,
@@ -182,7 +203,7 @@ def run_pretrain(
             learning_rate=schedule,
             log=log,
             checkpoints=checkpoints,
-            monitor=watch,
+            monitor=monitor,
             what=what,
         )
     return {
@@ -193,6 +214,19 @@ def run_pretrain(
         'placement': placement,
         'last': log.rows()[-1],
     }
+
+
+def _followed(watch: Watch, follow: Follow, first: int, steps: int) -> Monitor:
+    """Lets another one look on beside the watch, from step `first` of `steps` on."""
+    last = first
+
+    def monitor(state: TrainState, means: Mapping[str, float]) -> dict[str, float]:
+        nonlocal last
+        values = watch(state, means)
+        before, last = last, int(state.step)
+        return {**values, **follow(state, before=before / steps, now=last / steps)}
+
+    return monitor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -55,17 +55,23 @@ def write_training_facts(
         def embed(source: Any, rows: np.ndarray, network: FoldNetwork) -> np.ndarray:
             return program(network.params, network.model_state, source, rows)
 
-        frozen = None
-        if arm.mode == 'linear':  # one encoder for all folds
-            frozen = embed(source, np.arange(len(data.labels)), networks[0])
+        every, encoder = np.arange(len(data.labels)), None
+        frozen = np.zeros(0)
         for network in networks:
             if (arm, network.index) not in missing:
                 continue
             fold = data.folds[network.index]
             train = data.rows(fold.train)
             others = held[network.index]
+            if arm.mode == 'linear':  # mostly one encoder for all folds
+                if network.params['encoder'] is not encoder:
+                    frozen = embed(source, every, network)
+                    encoder = network.params['encoder']
+                features = frozen[train]
+            else:
+                features = embed(source, train, network)
             novelty = Novelty.fit(
-                embed(source, train, network) if frozen is None else frozen[train],
+                features,
                 looks[train],
                 embed(
                     run.parallel.replicate(resident(others)),

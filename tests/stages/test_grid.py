@@ -81,15 +81,29 @@ def test_axes_multiply_and_shares_are_of_the_last_domain():
 
 
 @pytest.mark.parametrize(
+    ('whose', 'expected'),
+    [('none', (False, False)), ('finalists', (True, False)), ('all', (True, True))],
+)
+def test_saliency_is_of_whose_networks_the_study_says(whose, expected):
+    config = study.get_config('smoke')
+    config.study.update(
+        methods=('barlow',), chains=('brain',), targets=('severity3',), saliency=whose
+    )
+    found = all_cells(config, {Encoder(): ('full',)})
+    assert tuple(cell.experiment.report.saliency for cell in found) == expected
+
+
+@pytest.mark.parametrize(
     ('field', 'value', 'message'),
     [
         ('methods', ('barlwo',), "Did you mean 'barlow'"),
         ('chains', ('natural>brian',), "Did you mean 'brain'"),
-        ('targets', ('severity5',), 'Known: severity3, severity4'),
+        ('targets', ('severity5',), 'Known: .*severity3, severity4'),
         ('modes', ('liner',), "Did you mean 'linear'"),
         ('modes', (), 'modes is empty'),
         ('seeds', (1, 1), 'seeds names one thing twice'),
         ('finalists', -1, 'negative'),
+        ('saliency', 'finalist', "Did you mean 'finalists'"),
         ('label_fractions', (1.5,), 'label_fraction is 1.5'),
         ('pretraining_fractions', (0.0,), 'fraction is 0'),
     ],

@@ -9,9 +9,13 @@ import sys
 import time
 
 import pytest
+from conftest import CLASSES
 
 from jax_mrissl.configs import study
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.own import OwnFolder
+from jax_mrissl.data.preparation import prepare_dataset
+from jax_mrissl.data.spec import PathPattern
 from jax_mrissl.stages import study as runner
 from jax_mrissl.stages.forecast import forecast_text
 from jax_mrissl.stages.study import Study, run_study
@@ -139,6 +143,43 @@ def test_what_fails_is_listed_and_the_rest_goes_on(cohort, tmp_path, monkeypatch
     again.retry_failed()
     again.do_stages()
     assert again.counts() == (4, 4)
+
+
+def test_sets_and_kinds_of_tasks_stand_beside_each_other_in_one_matrix(
+    cohort, tmp_path
+):
+    classes = OwnFolder('second', CLASSES, PathPattern(r'(sub-\d+)'))
+    labelled = cohort / 'raw' / 'smoke' / 'labelled'
+    prepare_dataset('folder', [labelled], cohort, canvas=48, workers=1, own=classes)
+    config = small(cohort, targets=('severity3', 'cdr', 'own'), final_modes=())
+    config.targets.own = dict(data=dict(name='second', split='all'), task='classes')
+    run_study(config, tmp_path)
+    facts = json.loads((tmp_path / 'study.json').read_text())
+    assert facts['failures'] == []
+    assert [one['headline'] for one in facts['settings']] == [
+        'log_loss',
+        'mae',
+        'log_loss',
+    ]
+    [matrix] = facts['transfer']
+    assert 'SIMULATED' in matrix['title']
+    assert matrix['head'][1:] == [
+        'severity3 (smoke), log loss',
+        'cdr (smoke), mean absolute error',
+        'own (second), log loss',
+    ]
+    [row] = matrix['rows']
+    assert row[0] == 'barlow on brain'
+    for text, setting in zip(row[1:], facts['settings'], strict=True):
+        [arm] = [arm for arm in setting['arms'] if arm['method']]
+        found = arm['difference']
+        assert text == (
+            f'{found["value"]:.3f} [{found["low"]:.3f}, {found["high"]:.3f}]'
+        )
+    for name in ('study.txt', 'study.md', 'study.tex', 'report/index.html'):
+        assert row[1] in (tmp_path / name).read_text(), name
+    rows = list(csv.DictReader((tmp_path / 'study.csv').open()))
+    assert {row['dataset'] for row in rows} == {'smoke', 'second'}
 
 
 def test_a_study_that_cannot_run_at_all_says_why(tmp_path):
