@@ -66,7 +66,13 @@ class Parallel(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MeshParallel:
-    """One program over a mesh: the step sees the whole batch, [B, ...]."""
+    """One program over a mesh: jit, in which each device has its rows, [b, ...].
+
+    What travels between devices is written in the code (`BatchAxis`), and nothing else
+    does. A compiler that is given the whole batch and left to split it does more: it
+    sums gradients once for each use of a parameter, in the type of the computation, and
+    moves rows where blocks of them are put together (docs/scaling.md).
+    """
 
     devices: tuple[jax.Device, ...]
 
@@ -86,13 +92,25 @@ class MeshParallel:
         return NamedSharding(self.mesh, P())
 
     def compile(self, step: Callable) -> Compiled:
-        """Compiles by jit; the compiler splits the batch over the mesh."""
+        """Compiles by jit over `shard_map`: each device runs the step on its rows."""
         traces = Traces()
         whole, rows = self.replicated, NamedSharding(self.mesh, P(_AXIS))
+        # One device has nothing to send, and compilers keep sums over one alone.
+        alone = len(self.devices) == 1
+        axis = WHOLE_BATCH if alone else BatchAxis(_AXIS)
 
         def over_mesh(state: Any, source: Any, feed: Any, key: jax.Array) -> Any:
-            return step(state, source, feed, key, axis=WHOLE_BATCH)
+            return step(state, source, feed, key, axis=axis)
 
+        if not alone:
+            over_mesh = jax.shard_map(
+                over_mesh,
+                mesh=self.mesh,
+                in_specs=(P(), P(), P(_AXIS), P()),
+                out_specs=P(),
+                # Sums are differentiated as in pmap: `train_step` counts on it.
+                check_vma=False,
+            )
         compiled = jax.jit(
             traces.counted(over_mesh),
             donate_argnums=0,
