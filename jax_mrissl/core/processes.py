@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from absl import logging
+
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.preemption import START_AGAIN
@@ -129,20 +131,28 @@ def share(make: Callable[[], T]) -> T:
     return outcome['value']
 
 
-def wait_for_all(within_s: float | None = None) -> None:
-    """Waits until all processes have come here.
-
-    Args:
-        within_s: for so long; None: as long as all live.
-
-    Raises:
-        Exception: they have not come.
-    """
+def wait_for_all() -> None:
+    """Waits until all processes have come here."""
     if _group is None or is_alone():
         return
     client, name = _group.client, f'jax_mrissl/meeting/{next(_group.numbers)}'
-    timeout_ms = int(1000 * within_s) if within_s else _FOR_EVER_MS
-    _patiently(lambda: client.wait_at_barrier(name, timeout_ms))
+    _patiently(lambda: client.wait_at_barrier(name, _FOR_EVER_MS))
+
+
+def meet(*, within_s: float) -> bool:
+    """Says whether all processes come here within a time.
+
+    Where they have not, the processes are out of step, and this one must end.
+    """
+    if _group is None or is_alone():
+        return True
+    client, name = _group.client, f'jax_mrissl/meeting/{next(_group.numbers)}'
+    try:
+        _patiently(lambda: client.wait_at_barrier(name, int(1000 * within_s)))
+    except Exception as error:  # JAX has no narrower kind
+        logging.debug('Not all have come: %s', error)
+        return False
+    return True
 
 
 def gather(value: Any) -> list[Any]:
@@ -284,6 +294,7 @@ def start(
         ) from error
     finally:
         late.cancel()
+    jax.local_devices()  # all at once: they tell each other what devices they have
     client, own = global_state.client, global_state.process_id
     hosts = _gather(client, 'jax_mrissl/hosts/', own, socket.gethostname())
     names = tuple(

@@ -39,6 +39,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def read_json_if_any(path: Path) -> Any:
+    """Reads a JSON file; None: there is none. In the first of several processes."""
+    return processes.share(lambda: read_json(path) if path.exists() else None)
+
+
 def choose_workdir(given: str | None, config: Mapping[str, Any]) -> Path:
     """Gives the folder of a run: what the user named, or runs/NAME-DIGEST.
 

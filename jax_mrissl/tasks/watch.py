@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_mrissl.augment.policy import Policy, make_views
+from jax_mrissl.core import processes
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.data.pipeline import Resident, Rows, fetch, resident
 from jax_mrissl.data.prepared import PreparedSet
@@ -325,7 +326,7 @@ class _Embedder:
     """An encoder in inference mode, compiled once for each size of view."""
 
     def __init__(self, encoder: Any):
-        devices = tuple(jax.devices())
+        devices = processes.devices()
         self.parallel = MeshParallel(devices)
         self.batch_size = -(-_BATCH_SIZE // len(devices)) * len(devices)
 
