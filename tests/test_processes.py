@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import member
@@ -110,7 +109,11 @@ def assert_same_training(folder, reference):
     losses, wanted = ([row['loss'] for row in lines(f)] for f in (folder, reference))
     assert len(losses) == len(wanted) == member.STEPS / member.RHYTHM.log_every
     np.testing.assert_allclose(losses, wanted, rtol=1e-7)
-    for part, tolerance in (('gradient', 1e-9), ('params', 1e-7), ('model_state', 1e-7)):
+    for part, tolerance in (
+        ('gradient', 1e-9),
+        ('params', 1e-7),
+        ('model_state', 1e-7),
+    ):
         assert_close(arrays(folder, part), arrays(reference, part), tolerance)
 
 
@@ -200,9 +203,9 @@ def test_the_others_end_when_one_is_lost(tmp_path, number, lost):
         # Where the coordinator is killed, JAX itself may be the first to end.
         assert process.returncode in (START_AGAIN, -signal.SIGABRT), words
         if process.returncode == START_AGAIN or lost:
-            assert (
-                f'Process {lost} of 3 (on {host}{coordinator}) was lost' in words
-            ), words
+            assert f'Process {lost} of 3 (on {host}{coordinator}) was lost' in words, (
+                words
+            )
     assert took < 2.5 * PEER_TIMEOUT_S
 
 

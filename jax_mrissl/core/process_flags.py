@@ -1,5 +1,7 @@
 """The flags by which a command is one of several processes."""
 
+import re
+
 from absl import flags, logging
 
 from jax_mrissl.core import processes
@@ -59,8 +61,11 @@ def start_processes() -> None:
         raise UserError(
             f'--process_id is {own}; of {total} processes the last is {total - 1}.'
         )
+    where = _COORDINATOR.value
+    if where is not None and not re.fullmatch(r'.+:\d+', where):
+        raise UserError(f'--coordinator is {where!r}; HOST:PORT is expected.')
     processes.start(
-        coordinator=_COORDINATOR.value,
+        coordinator=where,
         process_count=total,
         process_index=own,
         detect=_DISTRIBUTED.value,

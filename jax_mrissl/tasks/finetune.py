@@ -331,7 +331,9 @@ class Finetuner:
             log.rewind(first)
             # What counts as the best so far is read off the log, which was cut to the
             # checkpoint: so a trial that was killed goes on as if it had not been.
-            seen = [row['validation_loss'] for row in processes.share(log.rows)]
+            seen = processes.share(
+                lambda: [row['validation_loss'] for row in log.rows()]
+            )
 
             def validate(state: TrainState, _: Any) -> dict[str, float]:
                 outputs = self._outputs(
@@ -380,14 +382,14 @@ class Finetuner:
                 window=extra.get('window', ()),
             )
             best_step = best.latest() or 0
-        rows = processes.share(log.rows)
+        last_loss = processes.share(lambda: log.rows()[-1]['loss'])
         facts = {
             **dataclasses.asdict(trial),
             'best_epoch': round(best_step / steps),
-            'validation_loss': min(row['validation_loss'] for row in rows),
+            'validation_loss': min(seen),
             'training_log_loss'
             if data.task.kind != 'regression'
-            else 'training_loss': rows[-1]['loss'],
+            else 'training_loss': last_loss,
         }
         write_json(done, facts)
         return facts

@@ -31,7 +31,7 @@ from jax_mrissl.objectives.objective import Objective
 from jax_mrissl.report.montage import montage
 from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
 from jax_mrissl.tasks.programs import channels_of, training_program
-from jax_mrissl.tasks.watch import ProbeSet, Watch
+from jax_mrissl.tasks.watch import ProbeSet, Watch, watched_rows
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Rhythm, run_steps
 from jax_mrissl.train.parallel import Parallel, choose_parallel
@@ -136,9 +136,9 @@ def run_pretrain(
         )
         first = int(state.step)
         log.rewind(first)
-        if not processes.share(log.rows):
+        if processes.share(lambda: not log.rows()):
             log.write(first, watch.measure(state))  # what the others are held against
-        watch.recall(processes.share(log.rows))
+        watch.recall(processes.share(lambda: watched_rows(log.rows())))
         placement = processes.share(
             lambda: choose_placement(plan.data.placement, prepared)
         )
@@ -187,7 +187,7 @@ def run_pretrain(
         'seconds_of_last_start': round(time.monotonic() - began, 1),
         'device': device_in_words(),
         'placement': placement,
-        'last': processes.share(log.rows)[-1],
+        'last': processes.share(lambda: log.rows()[-1]),
     }
 
 

@@ -216,7 +216,7 @@ class Watch:
         Args:
             rows: in order of their steps; those without a measurement are left out.
         """
-        self._history += [dict(row) for row in rows if 'embedding_std' in row]
+        self._history += watched_rows(rows)
 
     def _probes_now(self, step: int) -> bool:
         every = self._plan.probe_every_epochs * self._steps_per_epoch
@@ -238,6 +238,11 @@ class Watch:
                 "To train on regardless, set watch.on_collapse to 'warn'."
             )
         logging.warning('%s', text)
+
+
+def watched_rows(rows: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Gives the rows of a log that have a measurement of the spread."""
+    return [dict(row) for row in rows if 'embedding_std' in row]
 
 
 def collapse_signs(

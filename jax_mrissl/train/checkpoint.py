@@ -67,8 +67,10 @@ class Checkpoints:
     def __enter__(self) -> 'Checkpoints':
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Where one of several processes fails, the others do not come to close with it.
+        if kind is None or processes.count() == 1:
+            self._manager.close()
 
     def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
         """Starts to write `state`; returns once it is copied from the devices.
