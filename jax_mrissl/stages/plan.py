@@ -10,6 +10,7 @@ import numpy as np
 from jax_mrissl import __version__
 from jax_mrissl.audit.findings import Part
 from jax_mrissl.audit.overlap import Overlap, find_overlap
+from jax_mrissl.core import processes
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
@@ -180,7 +181,8 @@ def plan_experiment(
     every_slice = dataclasses.replace(plan, slices_per_group=0)
 
     def run_baselines(folder: Path) -> Json:
-        return run_controls(data, shelf.labelled(every_slice, common), folder)
+        whole = shelf.labelled(every_slice, common)
+        return processes.share(lambda: run_controls(data, whole, folder))
 
     jobs.append(Job(controls, run_baselines, 'Baselines and controls'))
     return PlannedExperiment(
@@ -362,11 +364,11 @@ def _overlap(
         for stage, prepared in zip(experiment.chain, pretraining, strict=True)
     ]
     parts += ancestors
-    overlap = find_overlap(
-        parts,
-        Part(plan.data.name, plan.data.split, labelled),
-        data_dir,
-        spare=spare,
+    part = Part(plan.data.name, plan.data.split, labelled)
+    overlap = Overlap.of_json(
+        processes.share(
+            lambda: find_overlap(parts, part, data_dir, spare=spare).to_json()
+        )
     )
     if overlap.images and not experiment.allow_overlap:
         names = dict.fromkeys([plan.data.name, *(part.name for part in parts)])
