@@ -8,6 +8,7 @@ r"""Runs an experiment: pretrain, finetune, evaluate; prints the table, writes t
 The page is report/index.html in the workdir: one file, for any browser, without a
 network. --config.report.pictures=false leaves out all pictures of subjects.
 Started again, the same command goes on where it stopped, and does nothing that is done.
+SIGTERM saves first; the exit code is then 75 (start again), as after a lost process.
 Research use; not a medical device.
 """
 
@@ -17,6 +18,8 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
+from jax_mrissl import __version__
+from jax_mrissl.core import process_flags, processes
 from jax_mrissl.core.command import run_command
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import choose_workdir, write_json
@@ -24,6 +27,7 @@ from jax_mrissl.core.run_dir import choose_workdir, write_json
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The experiment: a file of configs/, and behind a colon its scale.'
 )
+flags.adopt_module_key_flags(process_flags)
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where results go. Default: runs/NAME-DIGEST, from the config.'
 )
@@ -38,16 +42,21 @@ def main(argv: list[str]) -> None:
     from jax_mrissl.tasks.from_config import read_experiment
     from jax_mrissl.tasks.page import PAGE
 
+    process_flags.start_processes()
     config = _CONFIG.value
     if 'study' in config:
         raise UserError('This config is of a study: use python -m jax_mrissl.study.')
     experiment = read_experiment(config)
     workdir = choose_workdir(_WORKDIR.value, config.to_dict())
     logging.info('Results go to %s.', workdir)
-    prepare_simulated(experiment)
+    processes.expect_same([__version__, config.to_dict()], 'settings')
+    processes.expect_shared(workdir)
+    processes.share(lambda: prepare_simulated(experiment))
     write_json(workdir / 'config.json', config.to_dict())
     command = ['python', '-m', 'jax_mrissl.main', *sys.argv[1:]]
     table = run_experiment(experiment, workdir, command=shlex.join(command))
+    if not processes.is_first():
+        return
     print(
         f'\n{table}\n\nThe page: {workdir / PAGE}. All results: {workdir}. '
         'Research use; not a medical device.'

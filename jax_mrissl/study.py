@@ -7,6 +7,7 @@ r"""Runs a study: a grid of experiments, each stage once; writes its tables and 
 
 Start the same command as often as you like, on all machines that share the disk: each
 takes what no other has taken. Killed and started again it goes on where it stopped.
+SIGTERM saves first; the exit code is then 75 (start again), as after a lost process.
 What failed stays so, and the rest goes on; --retry_failed tries it again. `main` with
 the study's workdir finds what the study has done, and the other way round.
 Research use; not a medical device.
@@ -19,6 +20,8 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
+from jax_mrissl import __version__
+from jax_mrissl.core import process_flags, processes
 from jax_mrissl.core.command import run_command
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import choose_workdir, write_json
@@ -26,6 +29,7 @@ from jax_mrissl.core.run_dir import choose_workdir, write_json
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The study: configs/study.py, and behind a colon its scale.'
 )
+flags.adopt_module_key_flags(process_flags)
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where results go. Default: runs/NAME-DIGEST, from the config.'
 )
@@ -50,6 +54,7 @@ def main(argv: list[str]) -> None:
     from jax_mrissl.stages.tuned import read_tuned
     from jax_mrissl.tasks.page import PAGE
 
+    process_flags.start_processes()
     config = _CONFIG.value
     if 'study' not in config:
         raise UserError(
@@ -57,9 +62,15 @@ def main(argv: list[str]) -> None:
         )
     workdir = choose_workdir(_WORKDIR.value, config.to_dict())
     logging.info('Results go to %s.', workdir)
+    processes.expect_same([__version__, config.to_dict()], 'settings')
+    processes.expect_shared(workdir)
     tuned = read_tuned(Path(_TUNED.value).expanduser()) if _TUNED.value else None
     if _DRY_RUN.value:
-        print(forecast_text(Study(config, workdir, tuned=tuned)))
+        text = processes.share(
+            lambda: forecast_text(Study(config, workdir, tuned=tuned))
+        )
+        if processes.is_first():
+            print(text)
         return
     write_json(workdir / 'config.json', config.to_dict())
     command = ['python', '-m', 'jax_mrissl.study', *sys.argv[1:]]
@@ -70,6 +81,8 @@ def main(argv: list[str]) -> None:
         retry_failed=_RETRY_FAILED.value,
         tuned=tuned,
     )
+    if not processes.is_first():
+        return
     results = workdir / TUNED if tuned else workdir
     print(
         f'\n{text}\nThe page: {results / PAGE}. All results: {workdir}. '

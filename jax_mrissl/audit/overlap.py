@@ -50,6 +50,11 @@ class Overlap:
         """Gives plain numbers."""
         return {**dataclasses.asdict(self), 'by_kind': dict(self.by_kind)}
 
+    @classmethod
+    def of_json(cls, told: dict[str, Any]) -> 'Overlap':
+        """Takes what `to_json` gave."""
+        return cls(**{**told, 'by_kind': tuple(told['by_kind'].items())})
+
     @property
     def text(self) -> str:
         """Says it in a sentence without its end: '3 labelled images of 1 subject'."""

@@ -13,13 +13,17 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from jax_mrissl.core import processes
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.core.preemption import START_AGAIN, Preempted, listen
 
 _PACKAGE = Path(__file__).parents[1]
 _CONFIGS = _PACKAGE / 'configs'
 _HELP = ('-h', '--h', '-?', '--help', '-help', '--helpshort')
 _FAILED, _WRONG_FLAGS, _INTERRUPTED = 1, 2, 130  # exit codes, as shells have them
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# In errors of XLA's back ends when a process is gone.
+_OF_ANOTHER = ('Gloo', 'NCCL', 'UNAVAILABLE', 'Connection', 'heartbeat')
 
 
 def run_command(
@@ -28,7 +32,8 @@ def run_command(
     """Runs a command with the flags of `sys.argv`; ends the process.
 
     A mistake of use ends it with a few lines on stderr instead of a traceback, and code
-    1; one in the flags with code 2. Errors of ours keep their traceback.
+    1; one in the flags with code 2; SIGTERM with 75. Errors of ours keep their
+    traceback. Where it is one of several processes, the others end with the same code.
 
     Args:
         main: gets the name of the program and, if there may be any, arguments.
@@ -36,6 +41,7 @@ def run_command(
         arguments: whether it takes arguments beside its flags, such as files.
     """
     _shorten_log_lines()
+    listen()
 
     def parse(argv: list[str]) -> list[str]:
         if any(argument in _HELP for argument in argv[1:]):
@@ -46,19 +52,29 @@ def run_command(
     def run(argv: list[str]) -> int:
         try:
             main(argv)
+            processes.finish()
         except UserError as error:
-            return _say(str(error), _FAILED)
-        except OSError as error:
-            if error.errno not in _DISK_FULL:
-                raise
-            where = f' ({error.filename})' if error.filename else ''
-            return _say(
-                f'The disk is full{where}. What was finished is intact: make room, and '
-                'start the same command again.',
-                _FAILED,
-            )
+            return _end(str(error), _FAILED)
         except KeyboardInterrupt:
-            return _say('Stopped. The same command goes on from here.', _INTERRUPTED)
+            return _end('Stopped. The same command goes on from here.', _INTERRUPTED)
+        except Preempted:
+            return _end(
+                'Stopped by SIGTERM. The same command goes on from here.', START_AGAIN
+            )
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+                where = f' ({error.filename})' if error.filename else ''
+                return _end(
+                    f'The disk is full{where}. What was finished is intact: make room, '
+                    'and start the same command again.',
+                    _FAILED,
+                )
+            if processes.count() == 1:
+                raise
+            logging.exception('%s', error)
+            if _is_of_another(error):
+                processes.wait_for_verdict()
+            return _end(f'{type(error).__name__}: {error}', _FAILED)
         return 0
 
     app.run(run, flags_parser=parse)
@@ -192,11 +208,23 @@ def _say(words: str, code: int) -> int:
     return code
 
 
+def _end(words: str, code: int) -> int:
+    """Says why this process ends; of several, ends all."""
+    _say(words, code)
+    processes.leave(code, words)
+    return code
+
+
+def _is_of_another(error: Exception) -> bool:
+    """Says whether it reads as if a collective had missed another process."""
+    return any(word in str(error) for word in _OF_ANOTHER)
+
+
 def _shorten_log_lines() -> None:
     """Logs '12:34:56 text'; of other packages only what is a warning or worse."""
 
     def is_wanted(record: python_logging.LogRecord) -> bool:
-        ours = record.pathname.startswith(str(_PACKAGE))
+        ours = record.pathname.startswith(str(_PACKAGE)) and processes.is_first()
         return ours or record.levelno > python_logging.INFO or logging.level_debug()
 
     handler = logging.get_absl_handler()

@@ -8,6 +8,8 @@ from absl import logging
 from rich import progress as rich_progress
 from rich.console import Console
 
+from jax_mrissl.core import processes
+
 # Without a terminal a line is logged at most this often.
 _LINE_EVERY_S = 15.0
 
@@ -28,7 +30,7 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         self._note = ''
         self._bar: rich_progress.Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and processes.is_first():
             self._bar = rich_progress.Progress(
                 rich_progress.TextColumn('{task.description}'),
                 rich_progress.BarColumn(bar_width=24),

@@ -1,4 +1,8 @@
-"""The names and formats of the files in a run directory."""
+"""The names and formats of the files in a run directory.
+
+Of several processes the first alone writes them. What the others need to know of them
+it looks up and tells (`core/processes.py`).
+"""
 
 import json
 import os
@@ -6,11 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jax_mrissl.core import processes
 from jax_mrissl.core.digest import digest
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is there whole or not at all, even after a power cut."""
+    if not processes.is_first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     data = content.encode() if isinstance(content, str) else content
@@ -30,6 +37,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads a JSON file."""
     return json.loads(path.read_text())
+
+
+def read_json_if_any(path: Path) -> Any:
+    """Reads a JSON file; None: there is none. In the first of several processes."""
+    return processes.share(lambda: read_json(path) if path.exists() else None)
 
 
 def choose_workdir(given: str | None, config: Mapping[str, Any]) -> Path:
@@ -56,6 +68,8 @@ class MetricsLog:
 
     def rewind(self, step: int) -> None:
         """Drops what was written after update number `step`, and a torn last line."""
+        if not processes.is_first():
+            return
         kept = [row for row in self.rows() if row['step'] <= step]
         lines = ''.join(json.dumps(row) + '\n' for row in kept)
         write_atomically(self._path, lines)
@@ -74,5 +88,7 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line."""
+        if not processes.is_first():
+            return
         with open(self._path, 'a') as file:
             file.write(json.dumps({'step': step, **values}) + '\n')

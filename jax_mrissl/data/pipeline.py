@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jax_mrissl.core import processes
 from jax_mrissl.core.batch import Batch
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet
@@ -164,7 +165,9 @@ def choose_placement(
     """Settles 'auto': on the accelerator if the set takes at most `share` of it.
 
     A CPU counts as an accelerator whose memory is the host's, of which the set then
-    takes the share; a backend that does not tell its memory gets 'host'.
+    takes the share; a backend that does not tell its memory gets 'host'. Processes
+    divide the memory of a host: each may come to need any row, as every epoch shuffles
+    all of them, so each holds the whole set.
     """
     if placement not in PLACEMENTS:
         raise UserError(
@@ -184,7 +187,8 @@ def choose_placement(
 
 
 def _host_memory() -> int:
-    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    return total // processes.count_on_this_host()
 
 
 def resident(prepared: PreparedSet) -> Resident:

@@ -31,6 +31,7 @@ def prepare_dataset(
     keep_private: bool = True,
     own: OwnFolder | None = None,
     windows: Sequence[str] = (),
+    wait: bool = False,
 ) -> Prepared:
     """Prepares a dataset of the catalog.
 
@@ -52,6 +53,7 @@ def prepare_dataset(
         keep_private: write private/, which alone tells files and patients.
         own: what is said of the files of 'folder'; a table, of other sets, too.
         windows: of CT, by name: one, or three as channels; (): as the catalog says.
+        wait: for another process that prepares the same set; False: refuse.
 
     Raises:
         UserError: a mistake of use, other data under this name, or a full disk.
@@ -78,7 +80,7 @@ def prepare_dataset(
     workers = workers or os.cpu_count() or 1
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _alone(home, spec.version):
+        with _alone(home, spec.version, wait=wait):
             folders = _raw_folders(spec, raw_dirs, Path(data_dir).expanduser())
             making = Making(
                 spec, folders, home, canvas, bits, workers, overwrite, keep_private, own
@@ -120,13 +122,15 @@ def _raw_folders(
 
 
 @contextlib.contextmanager
-def _alone(home: Path, version: str) -> Iterator[None]:
+def _alone(home: Path, version: str, *, wait: bool) -> Iterator[None]:
     """Holds a lock that the system takes back when the process dies."""
     with open(home / f'.lock-{version}', 'w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f'Another prepare is writing {home / version} at this moment.'
-            ) from error
+            words = f'Another prepare is writing {home / version} at this moment.'
+            if not wait:
+                raise UserError(words) from error
+            logging.info('%s Waiting for it.', words)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

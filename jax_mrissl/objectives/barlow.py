@@ -73,7 +73,7 @@ def barlow_loss(
         (z2 - mean2) / std2,
         precision=jax.lax.Precision.HIGHEST,
     )
-    c = axis.sum(product) / rows  # [D, D]
+    c = axis.total(product) / rows  # [D, D]
     on_diagonal = jnp.diagonal(c)
     invariance = jnp.sum((1 - on_diagonal) ** 2)
     redundancy = jnp.sum(c**2) - jnp.sum(on_diagonal**2)

@@ -51,24 +51,21 @@ def ntxent_loss(
     Source: Chen et al. 2020 (arXiv:2002.05709), Eq. 1; objective.py of
     google-research/simclr.
     """
-    rows = len(z1)
-    u1, u2 = unit(z1), unit(z2)
-    anchors = jnp.concatenate([u1, u2])  # [2 b, D]
-    keys = jnp.concatenate([axis.gather(u1), axis.gather(u2)])  # [2 B, D]
-    whole = len(keys) // 2
+    # Rows 2i and 2i + 1 are image i's two views, so that one gather is enough.
+    anchors = side_by_side((unit(z1), unit(z2)))  # [2 b, D]
+    keys = axis.gather(anchors)  # [2 B, D]
     # TF32 or bfloat16 products would cost the cosines three digits.
     logits = (
         jnp.matmul(anchors, keys.T, precision=jax.lax.Precision.HIGHEST) / temperature
     )
-    ids = axis.row_ids(rows)
-    itself = jnp.concatenate([ids, ids + whole])
-    partner = jnp.concatenate([ids + whole, ids])
-    columns = jnp.arange(2 * whole)[None, :]
+    itself = axis.row_ids(len(anchors))
+    partner = itself ^ 1
+    columns = jnp.arange(len(keys))[None, :]
     is_partner = columns == partner[:, None]
     left_out = columns == itself[:, None]
     if groups is not None:
-        own, others = jnp.tile(groups, 2), jnp.tile(axis.gather(groups), 2)
-        left_out |= (own[:, None] == others[None, :]) & ~is_partner
+        own = side_by_side((groups, groups))
+        left_out |= (own[:, None] == axis.gather(own)[None, :]) & ~is_partner
     logits = jnp.where(left_out, -jnp.inf, logits)
     positive = jnp.sum(jnp.where(is_partner, logits, 0.0), axis=1)
     losses = jax.nn.logsumexp(logits, axis=1) - positive

@@ -42,7 +42,7 @@ def vicreg_loss(
     def spread(z: jax.Array) -> tuple[jax.Array, jax.Array]:
         centred = z - axis.mean(z.mean(axis=0, keepdims=True))
         products = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST)
-        covariance = axis.sum(products) / (rows - 1)  # [D, D]
+        covariance = axis.total(products) / (rows - 1)  # [D, D]
         variance = jnp.diagonal(covariance)
         hinge = jnp.mean(jax.nn.relu(1 - jnp.sqrt(variance + 1e-4)))
         return hinge, (jnp.sum(covariance**2) - jnp.sum(variance**2)) / width

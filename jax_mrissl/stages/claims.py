@@ -19,11 +19,11 @@ from pathlib import Path
 
 from absl import logging
 
+from jax_mrissl.core.preemption import START_AGAIN
+
 BEAT_S = 10.0
 # Longer than file systems on a network may show what is no longer true.
 EXPIRES_S = 150.0
-# The exit code of a process whose stage another one has taken; EX_TEMPFAIL.
-LOST = 75
 
 _RELEASED = 'released'
 _DIGITS = 12
@@ -120,7 +120,7 @@ class Claims:
                     path.parent,
                 )
                 logging.flush()
-                os._exit(LOST)
+                os._exit(START_AGAIN)
             beats += 1
             with contextlib.suppress(OSError), open(path, 'r+') as file:
                 file.seek(start)

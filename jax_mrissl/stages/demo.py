@@ -26,8 +26,9 @@ def prepare_simulated(experiment: Experiment) -> None:
     for name in dict.fromkeys(plan.name for plan in plans):
         if name not in DATASETS or not DATASETS[name].simulated:
             continue
+        # Workers of a study start at the same moment, and all of them find it missing.
         prepared = prepare_dataset(
-            name, (), experiment.common.data_dir, canvas=_CANVAS[name]
+            name, (), experiment.common.data_dir, canvas=_CANVAS[name], wait=True
         )
         logging.info(
             'The dataset %s is SIMULATED: its %d images show that the program works, '

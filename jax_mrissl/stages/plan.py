@@ -10,6 +10,7 @@ import numpy as np
 from jax_mrissl import __version__
 from jax_mrissl.audit.findings import Part
 from jax_mrissl.audit.overlap import Overlap, find_seen
+from jax_mrissl.core import processes
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
@@ -216,7 +217,8 @@ def plan_experiment(
     every_slice = dataclasses.replace(plan, slices_per_group=0)
 
     def run_baselines(folder: Path) -> Json:
-        return run_controls(data, shelf.labelled(every_slice, common), folder)
+        whole = shelf.labelled(every_slice, common)
+        return processes.share(lambda: run_controls(data, whole, folder))
 
     jobs.append(Job(controls, run_baselines, 'Baselines and controls'))
     return PlannedExperiment(
@@ -411,13 +413,19 @@ def _unseen(
     ]
     parts = [*own, *ancestors]
     tested = Part(plan.data.name, plan.data.split, labelled)
-    overlap, shown = find_seen(parts, tested, data_dir, spare=spare)
+
+    def look() -> Json:
+        overlap, shown = find_seen(parts, tested, data_dir, spare=spare)
+        rows = [np.flatnonzero(of_part).tolist() for of_part in shown]
+        return [overlap.to_json(), rows]
+
+    told, shown = processes.share(look)
+    overlap = Overlap.of_json(told)
     if not overlap.images or experiment.overlap == 'allow':
         return tuple(pretraining), overlap
-    shown_by_own = shown[: len(own)]
-    past = any(rows.any() for rows in shown[len(own) :])
+    past = any(shown[len(own) :])
     if experiment.overlap == 'leave_out' and not past:
-        kept = tuple(map(_without, pretraining, shown_by_own))
+        kept = tuple(map(_without, pretraining, shown))
         left_out = sum(map(len, pretraining)) - sum(map(len, kept))
         return kept, overlap.after_leaving_out(left_out)
     names = dict.fromkeys([plan.data.name, *(part.name for part in parts)])
@@ -441,13 +449,13 @@ def _unseen(
     )
 
 
-def _without(prepared: PreparedSet, shown: np.ndarray) -> PreparedSet:
+def _without(prepared: PreparedSet, shown: list[int]) -> PreparedSet:
     """Leaves out all images of the subjects of some rows.
 
     Raises:
         UserError: nothing is left.
     """
-    kept = prepared.without(prepared.groups[shown])
+    kept = prepared.without(prepared.groups[shown].tolist())
     if not len(kept):
         raise UserError(
             f'Every image of {prepared.name} is of a subject that is tested, so '

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jax_mrissl.core import processes
 from jax_mrissl.stages.plan import PlannedExperiment, plan_experiment
 from jax_mrissl.stages.store import Store
 from jax_mrissl.stages.work import do_jobs
@@ -35,7 +36,9 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
     store = Store(workdir / STAGES)
     planned = plan_experiment(experiment, store, spare=workdir / 'audit')
     do_jobs(planned.jobs, store)
-    return write_results(planned, store, workdir, command=command)
+    return processes.share(
+        lambda: write_results(planned, store, workdir, command=command)
+    )
 
 
 def write_results(

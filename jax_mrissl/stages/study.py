@@ -5,6 +5,7 @@ claimed one by one. What is done is found by its content, whoever did it.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from absl import logging
 
+from jax_mrissl.core import processes
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import read_json, write_json
@@ -76,9 +78,9 @@ def run_study(
     """
     study = Study(config, workdir, claims=claims, tuned=tuned)
     if retry_failed:
-        study.retry_failed()
+        processes.share(study.retry_failed)
     study.do_stages()
-    return study.write(command)
+    return processes.share(lambda: study.write(command))
 
 
 class Study:
@@ -154,7 +156,7 @@ class Study:
     def do_stages(self) -> None:
         """Does all stages: of every cell, then those of the finalists alone."""
         do_jobs(self.jobs, self._store, go_on=True, claims=self._claims)
-        extra = self._finalists()
+        extra = self._final_modes()
         if extra:
             self.cells = self._lay_out(extra)
             do_jobs(self.jobs, self._store, go_on=True, claims=self._claims)
@@ -201,7 +203,7 @@ class Study:
                     continue
             elif known:
                 continue
-            prepare_simulated(cell.experiment)
+            processes.share(functools.partial(prepare_simulated, cell.experiment))
             try:
                 self._planned[cell.folder] = self._plan(cell)
             except UserError as error:
@@ -236,11 +238,22 @@ class Study:
         if len(self.refused) == len(self.cells):
             raise UserError('\n'.join(reasons))
 
-    def _finalists(self) -> dict[Encoder, Sequence[str]]:
+    def _final_modes(self) -> dict[Encoder, Sequence[str]]:
+        """Says which encoders are finetuned in more modes."""
+        if not self._grid.final_modes:
+            return {}
+        chosen = processes.share(
+            lambda: [encoder.name for encoder in self._finalists()]
+        )
+        for name in chosen:
+            logging.info('Among the best by validation: %s.', name)
+        encoders = {cell.encoder.name: cell.encoder for cell in self.cells}
+        finalists = [encoders[name] for name in chosen]
+        return dict.fromkeys([Encoder(), *finalists], self._grid.final_modes)
+
+    def _finalists(self) -> list[Encoder]:
         """Chooses who is finetuned in more modes: by validation, never by test."""
         grid = self._grid
-        if not grid.final_modes:
-            return {}
         mode = grid.modes[0]
         losses: dict[Encoder, list[float]] = {}
         for cell in self.cells:
@@ -257,10 +270,7 @@ class Study:
                     own = losses.setdefault(cell.encoder, [])
                     own += [fold['validation_loss'] for fold in folds]
         best = sorted(losses, key=lambda e: sum(losses[e]) / len(losses[e]))
-        chosen = best[: grid.finalists]
-        for encoder in chosen:
-            logging.info('Among the best by validation: %s.', encoder.name)
-        return dict.fromkeys([Encoder(), *chosen], grid.final_modes)
+        return best[: grid.finalists]
 
     def _made_of(self, planned: PlannedExperiment) -> str:
         return digest(

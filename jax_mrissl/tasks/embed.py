@@ -5,13 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
 from jax_mrissl import __version__
 from jax_mrissl.augment import build_policy
+from jax_mrissl.core import processes
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.progress import Progress
@@ -139,7 +139,7 @@ def embed(trained: TrainedEncoder, prepared: PreparedSet) -> Iterator[np.ndarray
         )
     module = build(ENCODERS, trained.section, where='encoder').module()
     program = RowProgram(embedding(module), policy, _BATCH_SIZE)
-    parallel = MeshParallel(tuple(jax.devices()))
+    parallel = MeshParallel(processes.devices())
     params = parallel.replicate({'encoder': trained.params})
     model_state = parallel.replicate({'encoder': trained.model_state})
     # A colour image of 16 bits takes the most.

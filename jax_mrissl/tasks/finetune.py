@@ -13,8 +13,9 @@ import numpy as np
 import optax
 from absl import logging
 
+from jax_mrissl.core import processes
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.core.run_dir import MetricsLog, read_json, write_json
+from jax_mrissl.core.run_dir import MetricsLog, read_json_if_any, write_json
 from jax_mrissl.data.pipeline import Resident, Shard, resident, row_feeds
 from jax_mrissl.data.splits import Fold
 from jax_mrissl.metrics.linear import LinearModel
@@ -84,10 +85,12 @@ class Finetuner:
         else:
             fit = {'linear': self._fit_linear, 'knn': self._fit_knn}[mode]
             features = self._features_of(start_from, what)
-            facts = [
-                fit(features, fold, folder / f'fold-{index}')
-                for index, fold in enumerate(self._data.folds)
-            ]
+            facts = processes.share(
+                lambda: [
+                    fit(features, fold, folder / f'fold-{index}')
+                    for index, fold in enumerate(self._data.folds)
+                ]
+            )
         return {
             'folds': facts,
             'seconds_of_last_start': round(time.monotonic() - began, 1),
@@ -251,8 +254,8 @@ class Finetuner:
         """Tries every point of the grid; keeps the best by validation."""
         folder = folder / f'fold-{index}'
         done = folder / 'done.json'
-        if done.exists():
-            return read_json(done)
+        if (known := read_json_if_any(done)) is not None:
+            return known
         grid = self._plan.full.trials(self._plan.build_optimizer())
         trials = []
         for number, trial in enumerate(grid):
@@ -279,8 +282,10 @@ class Finetuner:
         best = min(ran, key=lambda number: trials[number]['validation_loss'])
         facts = {**trials[best], 'trial': best, 'trials': trials}
         chosen = folder / f'trial-{best}' / BEST
-        if chosen.exists():  # else a run that was killed has moved it already
+        # If it is not there, a run that was killed has moved it already.
+        if processes.is_first() and chosen.exists():
             chosen.replace(folder / BEST)
+        processes.wait_for_all()
         with Checkpoints(folder / BEST, lineage) as checkpoints:
             kept, _ = checkpoints.restore(
                 {'params': start.params, 'model_state': start.model_state}
@@ -294,7 +299,10 @@ class Finetuner:
             )
             return self._answers.read(found, train)
 
-        write_predictions(folder, self._data, held, outputs(held), test, outputs(test))
+        predicted = held, outputs(held), test, outputs(test)
+        if not processes.is_first():
+            return facts
+        write_predictions(folder, self._data, *predicted)
         write_json(done, facts)
         for number in range(len(grid)):
             # What only going on needs, and networks that nothing will ask for.
@@ -313,8 +321,8 @@ class Finetuner:
         what: str,
     ) -> Json:
         done = folder / 'done.json'
-        if done.exists():
-            return read_json(done)
+        if (known := read_json_if_any(done)) is not None:
+            return known
         data, plan = self._data, self._plan.full
         steps = self._steps_per_epoch
         rhythm = Rhythm(
@@ -341,13 +349,16 @@ class Finetuner:
             Checkpoints(folder / 'last', lineage) as last,
             Checkpoints(folder / BEST, lineage) as best,
         ):
+            extra: dict[str, Any] = {}
             if last.latest() is not None:
-                state, _ = last.restore(state)
+                state, extra = last.restore(state)
             first = int(state.step)
             log.rewind(first)
             # What counts as the best so far is read off the log, which was cut to the
             # checkpoint: so a trial that was killed goes on as if it had not been.
-            seen = [row['validation_loss'] for row in log.rows()]
+            seen = processes.share(
+                lambda: [row['validation_loss'] for row in log.rows()]
+            )
 
             def validate(state: TrainState, _: Any) -> dict[str, float]:
                 outputs = self._outputs(
@@ -358,7 +369,10 @@ class Finetuner:
                         f'{what}: outputs are not finite after step {int(state.step)}. '
                         'Lower finetune.full.optimizer.rate_per_256.'
                     )
-                loss = self._answers.loss(held, self._answers.read(outputs, train))
+                # The first process says which epoch is the best.
+                loss = processes.share(
+                    lambda: self._answers.loss(held, self._answers.read(outputs, train))
+                )
                 if loss < min(seen, default=np.inf):
                     kept = {'params': state.params, 'model_state': state.model_state}
                     best.save(int(state.step), kept, {})
@@ -379,7 +393,7 @@ class Finetuner:
                         steps_per_epoch=steps,
                         seed=self._common.seed + index,
                         first_step=first,
-                        shard=Shard(jax.process_index(), jax.process_count()),
+                        shard=Shard(processes.index(), processes.count()),
                     ),
                 ),
                 self._parallel.replicate(jax.random.fold_in(self._key, 1 + index)),
@@ -390,16 +404,17 @@ class Finetuner:
                 checkpoints=last,
                 monitor=validate,
                 what=what,
+                window=extra.get('window', ()),
             )
             best_step = best.latest() or 0
-        rows = log.rows()
+        last_loss = processes.share(lambda: log.rows()[-1]['loss'])
         facts = {
             **dataclasses.asdict(trial),
             'best_epoch': round(best_step / steps),
-            'validation_loss': min(row['validation_loss'] for row in rows),
+            'validation_loss': min(seen),
             'training_log_loss'
             if data.task.kind != 'regression'
-            else 'training_loss': rows[-1]['loss'],
+            else 'training_loss': last_loss,
         }
         write_json(done, facts)
         return facts

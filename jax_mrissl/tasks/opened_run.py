@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jax_mrissl.augment import build_policy
 from jax_mrissl.augment.policy import Policy
+from jax_mrissl.core import processes
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.results import UNDER_TRAINED, Estimate
@@ -110,7 +111,7 @@ class OpenedRun:
     @functools.cached_property
     def parallel(self) -> MeshParallel:
         """Puts arrays on every device."""
-        return MeshParallel(tuple(jax.devices()))
+        return MeshParallel(processes.devices())
 
     @functools.cached_property
     def arms(self) -> tuple[OpenedArm, ...]:

@@ -14,6 +14,7 @@ from absl import logging
 
 from jax_mrissl.augment.policy import Policy, make_views
 from jax_mrissl.augment.recipes import leave_out_colour
+from jax_mrissl.core import processes
 from jax_mrissl.core.batch import Batch
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import MetricsLog, write_atomically, write_json
@@ -32,7 +33,7 @@ from jax_mrissl.objectives.objective import Objective
 from jax_mrissl.report.montage import montage
 from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
 from jax_mrissl.tasks.programs import channels_of, training_program
-from jax_mrissl.tasks.watch import ProbeSet, Watch
+from jax_mrissl.tasks.watch import ProbeSet, Watch, watched_rows
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Monitor, Rhythm, run_steps
 from jax_mrissl.train.parallel import Parallel, choose_parallel
@@ -146,10 +147,11 @@ def run_pretrain(
         state = start_from.give_to(state)
     log = MetricsLog(folder / 'metrics.jsonl')
     with Checkpoints(folder / CHECKPOINTS, lineage) as checkpoints:
+        extra: dict[str, Any] = {}
         if checkpoints.latest() is not None:
-            state, _ = checkpoints.restore(state)
+            state, extra = checkpoints.restore(state)
             logging.info('%s: continues at step %d.', what, int(state.step))
-        else:
+        elif processes.is_first():
             write_samples(plan, prepared, step_key, folder / 'samples' / 'views.png')
         watch = Watch(
             plan.watch,
@@ -163,11 +165,13 @@ def run_pretrain(
         )
         first = int(state.step)
         log.rewind(first)
-        if not log.rows():
+        if processes.share(lambda: not log.rows()):
             log.write(first, watch.measure(state))  # what the others are held against
-        watch.recall(log.rows())
+        watch.recall(processes.share(lambda: watched_rows(log.rows())))
         monitor = _followed(watch, follow, first, rhythm.steps) if follow else watch
-        placement = choose_placement(plan.data.placement, prepared)
+        placement = processes.share(
+            lambda: choose_placement(plan.data.placement, prepared)
+        )
         source, feeds = open_input(
             prepared,
             placement,
@@ -175,7 +179,7 @@ def run_pretrain(
             steps_per_epoch=steps_per_epoch,
             seed=common.seed,
             first_step=first,
-            shard=Shard(jax.process_index(), jax.process_count()),
+            shard=Shard(processes.index(), processes.count()),
             partners=plan.positives == 'subject',
         )
         logging.info(
@@ -205,6 +209,7 @@ def run_pretrain(
             checkpoints=checkpoints,
             monitor=monitor,
             what=what,
+            window=extra.get('window', ()),
         )
     return {
         'steps': rhythm.steps,
@@ -212,7 +217,7 @@ def run_pretrain(
         'seconds_of_last_start': round(time.monotonic() - began, 1),
         'device': device_in_words(),
         'placement': placement,
-        'last': log.rows()[-1],
+        'last': processes.share(lambda: log.rows()[-1]),
     }
 
 

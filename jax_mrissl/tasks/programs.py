@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jax_mrissl.augment.policy import Policy, make_views
+from jax_mrissl.core import processes
 from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
 from jax_mrissl.data.pipeline import evaluation_feeds, fetch
 from jax_mrissl.objectives.objective import Objective
@@ -74,6 +75,8 @@ def channels_of(policy: Policy, image_shape: tuple[int, int, int]) -> int:
 class RowProgram:
     """A network over chosen rows of a resident set, in inference mode.
 
+    All processes call it with the same rows, or inside of `processes.share` one alone.
+
     Args:
         network: maps `(params, model_state, images)` to [B, ...], rows apart.
         policy: the view that it looks at; must not be random.
@@ -86,7 +89,7 @@ class RowProgram:
         policy: Policy,
         batch_size: int,
     ):
-        devices = tuple(jax.devices())
+        devices = processes.devices()
         self._batch_size = -(-batch_size // len(devices)) * len(devices)
         self._parallel = MeshParallel(devices)
 
@@ -108,6 +111,6 @@ class RowProgram:
         """Gives the network's output for each of `rows`, on the host."""
         blocks = []
         for feed in evaluation_feeds(rows, self._batch_size):
-            placed = self._parallel.place_feed(feed)
+            placed = self._parallel.split(feed)
             blocks.append(self._run((params, model_state), source, placed, self._key))
         return np.concatenate(jax.device_get(blocks))[: len(rows)]

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_mrissl.augment.policy import Policy, make_views
+from jax_mrissl.core import processes
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.data.pipeline import Resident, Rows, fetch, resident
 from jax_mrissl.data.prepared import PreparedSet
@@ -215,7 +216,7 @@ class Watch:
         Args:
             rows: in order of their steps; those without a measurement are left out.
         """
-        self._history += [dict(row) for row in rows if 'embedding_std' in row]
+        self._history += watched_rows(rows)
 
     def _probes_now(self, step: int) -> bool:
         every = self._plan.probe_every_epochs * self._steps_per_epoch
@@ -237,6 +238,11 @@ class Watch:
                 "To train on regardless, set watch.on_collapse to 'warn'."
             )
         logging.warning('%s', text)
+
+
+def watched_rows(rows: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Gives the rows of a log that have a measurement of the spread."""
+    return [dict(row) for row in rows if 'embedding_std' in row]
 
 
 def collapse_signs(
@@ -325,7 +331,7 @@ class _Embedder:
     """An encoder in inference mode, compiled once for each size of view."""
 
     def __init__(self, encoder: Any):
-        devices = tuple(jax.devices())
+        devices = processes.devices()
         self.parallel = MeshParallel(devices)
         self.batch_size = -(-_BATCH_SIZE // len(devices)) * len(devices)
 

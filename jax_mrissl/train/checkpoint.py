@@ -9,6 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jax_mrissl.core import processes
 from jax_mrissl.core.errors import UserError
 
 
@@ -46,7 +47,9 @@ class Checkpoints:
     """The checkpoints of one run, in one folder; use as a context manager.
 
     A checkpoint appears under its step only when it is whole: one that was being
-    written when the process died is not seen again.
+    written when the process died is not seen again. Several processes write their parts
+    of it into one folder, on a disk that they share; inside of `processes.share` one
+    alone may read.
     """
 
     def __init__(self, folder: Path, lineage: Lineage, *, keep: int = 1):
@@ -54,15 +57,20 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=True
+                max_to_keep=keep,
+                create=_among().active_processes is None,
+                enable_async_checkpointing=True,
+                multiprocessing_options=_among(),
             ),
         )
 
     def __enter__(self) -> 'Checkpoints':
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Where one of several processes fails, the others do not come to close with it.
+        if kind is None or processes.count() == 1:
+            self._manager.close()
 
     def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
         """Starts to write `state`; returns once it is copied from the devices.
@@ -72,7 +80,7 @@ class Checkpoints:
             state: a pytree of arrays.
             extra: small JSON values that belong to it.
         """
-        newest = self._manager.latest_step()
+        newest = self.latest()
         if newest is not None and newest >= step:
             return  # a run that goes on from before it was killed passes it again
         self._manager.save(
@@ -86,7 +94,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Gives the newest whole checkpoint's step, or None."""
-        return self._manager.latest_step()
+        return processes.share(self._manager.latest_step)
 
     def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Reads the checkpoint of `step` (None: the newest).
@@ -98,7 +106,7 @@ class Checkpoints:
         Returns: the state; the `extra` that was saved with it.
         """
         if step is None:
-            step = self._manager.latest_step()
+            step = self.latest()
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -111,6 +119,16 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until what was saved is on disk; raises what went wrong."""
         self._manager.wait_until_finished()
+
+
+def _among() -> ocp.options.MultiprocessingOptions:
+    """Says which processes take part: all, or one that works by itself."""
+    if processes.count() == 1 or not processes.is_alone():
+        return ocp.options.MultiprocessingOptions()
+    own = processes.index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix='alone'
+    )
 
 
 def abstract(tree: Any) -> Any:
@@ -130,7 +148,8 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint.
     """
-    with ocp.CheckpointManager(folder.absolute()) as manager:
+    options = ocp.CheckpointManagerOptions(multiprocessing_options=_among())
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         restored = manager.restore(
             newest_step(folder), args=ocp.args.Composite(lineage=ocp.args.JsonRestore())
         )
@@ -166,7 +185,8 @@ def read_encoder(folder: Path, like: Any) -> Any:
     wanted = {part: {'encoder': abstract(like[part])} for part in _PARTS}
     found = ocp.PyTreeCheckpointHandler().metadata(epath.Path(saved)).tree
     _check(_shapes(wanted), _shapes({p: _encoder(found, p) for p in _PARTS}), folder)
-    with ocp.PyTreeCheckpointer() as reader:
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_among())
+    with ocp.Checkpointer(handler, multiprocessing_options=_among()) as reader:
         restored = reader.restore(
             saved,
             args=ocp.args.PyTreeRestore(

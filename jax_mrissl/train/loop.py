@@ -2,13 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
+from jax_mrissl.core import processes
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.core.preemption import Preempted, deferred
 from jax_mrissl.core.progress import Progress
 from jax_mrissl.core.run_dir import MetricsLog
 from jax_mrissl.train.checkpoint import Checkpoints
@@ -56,6 +59,7 @@ def run_steps(
     checkpoints: Checkpoints,
     monitor: Monitor,
     what: str,
+    window: Sequence[Mapping[str, float]] = (),
 ) -> TrainState:
     """Trains from `state.step` to `rhythm.steps`.
 
@@ -72,62 +76,77 @@ def run_steps(
         checkpoints: gets the state every `rhythm.checkpoint_every` steps.
         monitor: further values to log, such as those of a collapse alarm.
         what: a few words for the progress bar.
+        window: metrics of steps since the last line of the log, as they were stored
+            with the checkpoint when SIGTERM came between two lines.
 
     Returns: the last state.
 
     Raises:
         TrainingDiverged: names the steps between which it happened.
+        Preempted: SIGTERM came, to any of the processes, and the state is saved.
     """
     first = int(state.step)
-    window: list[dict[str, jax.Array]] = []
-    window_start, window_clock = first, time.monotonic()
+    metrics_of: list[Mapping[str, Any]] = list(window)
+    window_start, window_clock = first - len(window), time.monotonic()
+    timed = 0
+    processes.wait_for_all()  # who is slow to read its data, in a collective, times out
+    anyone = processes.AnyProcess()
     traces_before = step.traces.count
-    with Progress(
-        what,
-        rhythm.steps * images_per_step,
-        done=first * images_per_step,
-        unit='images',
-    ) as progress:
+    with (
+        deferred() as has_sigterm,
+        Progress(
+            what,
+            rhythm.steps * images_per_step,
+            done=first * images_per_step,
+            unit='images',
+        ) as progress,
+    ):
         for index in range(first, rhythm.steps):
             state, metrics = step(state, source, next(feeds), key)
-            window.append(metrics)
+            metrics_of.append(metrics)
+            timed += 1
             done = index + 1
             last = done == rhythm.steps
             save = last or done % rhythm.checkpoint_every == 0
             watch = last or done % rhythm.monitor_every == 0
             if last or save or watch or done % rhythm.log_every == 0:
                 # The only place where Python waits for the device.
-                values = _window_means(window, window_start, done)
+                values = _means(_fetch(metrics_of, window_start, done))
                 elapsed_s = time.monotonic() - window_clock
-                values['images_per_s'] = len(window) * images_per_step / elapsed_s
+                values['images_per_s'] = timed * images_per_step / elapsed_s
                 values['learning_rate'] = float(learning_rate(index))
                 values['epoch'] = done / rhythm.steps_per_epoch
                 if watch:
                     values |= monitor(state, values)
                 log.write(done, values)
                 progress.advance(
-                    len(window) * images_per_step, note=f'loss {values["loss"]:.4g}'
+                    timed * images_per_step, note=f'loss {values["loss"]:.4g}'
                 )
-                window, window_start = [], done
+                metrics_of, window_start, timed = [], done, 0
                 if save:
                     checkpoints.save(done, state, {'step': done})
                 window_clock = time.monotonic()
+            if anyone(has_sigterm()) and not last:
+                kept = _fetch(metrics_of, window_start, done)
+                checkpoints.save(done, state, {'step': done, 'window': kept})
+                checkpoints.wait()
+                logging.info('%s: SIGTERM, saved at step %d.', what, done)
+                raise Preempted
+        checkpoints.wait()
     traces = step.traces.count - traces_before
     if traces > 1:
         raise RuntimeError(f'The step was traced {traces} times; once is right.')
-    checkpoints.wait()
     return state
 
 
-def _window_means(
-    window: list[dict[str, jax.Array]], start: int, stop: int
-) -> dict[str, float]:
-    """Fetches a window's metrics and averages them; raises if one is not finite."""
-    fetched = jax.device_get(window)
-    means = {
-        name: float(np.mean([metrics[name] for metrics in fetched]))
-        for name in fetched[0]
-    }
+def _fetch(
+    window: Sequence[Mapping[str, Any]], start: int, stop: int
+) -> list[dict[str, float]]:
+    """Fetches the metrics of steps; raises if one is not finite."""
+    fetched = [
+        {name: float(value) for name, value in metrics.items()}
+        for metrics in jax.device_get(window)
+    ]
     bad = [i for i, metrics in enumerate(fetched) if not metrics['finite'] > 0]
     if bad:
         raise TrainingDiverged(
@@ -136,5 +155,12 @@ def _window_means(
             'checkpoint is kept. Lower the learning rate '
             '(optimizer.rate_per_256) or lengthen the warm-up, then start again.'
         )
-    del means['finite']
-    return means
+    return fetched
+
+
+def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {
+        name: float(np.mean([metrics[name] for metrics in window]))
+        for name in window[0]
+        if name != 'finite'
+    }

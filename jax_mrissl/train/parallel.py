@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jax_mrissl.core import processes
 from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
 from jax_mrissl.core.errors import UserError
 
@@ -66,7 +67,13 @@ class Parallel(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MeshParallel:
-    """One program over a mesh: the step sees the whole batch, [B, ...]."""
+    """One program over a mesh: jit, in which each device has its rows, [b, ...].
+
+    What travels between devices is written in the code (`BatchAxis`), and nothing else
+    does. A compiler that is given the whole batch and left to split it does more: it
+    sums gradients once for each use of a parameter, in the type of the computation, and
+    moves rows where blocks of them are put together (docs/scaling.md).
+    """
 
     devices: tuple[jax.Device, ...]
 
@@ -86,13 +93,25 @@ class MeshParallel:
         return NamedSharding(self.mesh, P())
 
     def compile(self, step: Callable) -> Compiled:
-        """Compiles by jit; the compiler splits the batch over the mesh."""
+        """Compiles by jit over `shard_map`: each device runs the step on its rows."""
         traces = Traces()
         whole, rows = self.replicated, NamedSharding(self.mesh, P(_AXIS))
+        # One device has nothing to send, and compilers keep sums over one alone.
+        alone = len(self.devices) == 1
+        axis = WHOLE_BATCH if alone else BatchAxis(_AXIS)
 
         def over_mesh(state: Any, source: Any, feed: Any, key: jax.Array) -> Any:
-            return step(state, source, feed, key, axis=WHOLE_BATCH)
+            return step(state, source, feed, key, axis=axis)
 
+        if not alone:
+            over_mesh = jax.shard_map(
+                over_mesh,
+                mesh=self.mesh,
+                in_specs=(P(), P(), P(_AXIS), P()),
+                out_specs=P(),
+                # Sums are differentiated as in pmap: `train_step` counts on it.
+                check_vma=False,
+            )
         compiled = jax.jit(
             traces.counted(over_mesh),
             donate_argnums=0,
@@ -107,6 +126,16 @@ class MeshParallel:
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), feed
         )
+
+    def split(self, batch: Any) -> Any:
+        """Puts the rows of a batch, which every process has whole, on the devices."""
+        rows = NamedSharding(self.mesh, P(_AXIS))
+
+        def put(x: Any) -> jax.Array:
+            x = np.asarray(x)
+            return jax.make_array_from_callback(x.shape, rows, lambda index: x[index])
+
+        return jax.tree.map(put, batch)
 
     def replicate(self, tree: Any) -> Any:
         """Puts a whole tree on every device of the mesh."""
@@ -160,14 +189,7 @@ class PmapParallel:
 
 
 def _put_whole(tree: Any, sharding: NamedSharding) -> Any:
-    # device_put refuses a sharding over devices of other processes for host arrays
-    # that it cannot compare; every process holds the same tree here by construction.
-    return jax.tree.map(
-        lambda x: (
-            jax.device_put(x, sharding) if _is_key(x) else _put_array(x, sharding)
-        ),
-        tree,
-    )
+    return jax.tree.map(lambda x: _put_array(x, sharding), tree)
 
 
 def _is_key(x: Any) -> bool:
@@ -179,11 +201,16 @@ def _is_key(x: Any) -> bool:
 def _put_array(x: Any, sharding: NamedSharding) -> jax.Array:
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)
+    if _is_key(x):
+        placed = _put_array(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(x))
+    # device_put would compare the values of all processes, which are the same here by
+    # construction.
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
 
 def choose_parallel(kind: str, batch_size: int, chunks: int = 1) -> Parallel:
-    """Makes the layout over all devices.
+    """Makes the layout over the devices of all processes.
 
     Args:
         kind: 'mesh' or 'pmap'.
@@ -193,7 +220,7 @@ def choose_parallel(kind: str, batch_size: int, chunks: int = 1) -> Parallel:
     Raises:
         UserError: the devices, or they and the chunks, do not divide the batch.
     """
-    devices = tuple(jax.devices())
+    devices = processes.devices()
     parts = len(devices) * chunks
     if batch_size % parts:
         lower = batch_size // parts * parts

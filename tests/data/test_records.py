@@ -253,6 +253,7 @@ def test_a_kill_between_the_two_renames_is_mended(tmp_path):
 
 def test_two_at_once_are_refused(tmp_path):
     import fcntl
+    import threading
 
     raw, data = write_set(tmp_path / 'raw'), tmp_path / 'data'
     prepare(raw, data)
@@ -260,6 +261,11 @@ def test_two_at_once_are_refused(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match='Another prepare'):
             prepare(raw, data)
+        # Workers of a study, which all find a simulated set missing, wait instead.
+        let_go = threading.Timer(0.5, fcntl.flock, (lock, fcntl.LOCK_UN))
+        let_go.start()
+        assert prepare(raw, data, wait=True).was_there
+        assert not let_go.is_alive()
 
 
 def test_bad_files_are_skipped_counted_and_listed(tmp_path):

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from jax_mrissl.core.preemption import START_AGAIN
 from jax_mrissl.stages import claims
-from jax_mrissl.stages.claims import LOST, Claims, forget
+from jax_mrissl.stages.claims import Claims, forget
 
 # Takes a claim, says so, and works or stands still until it is killed.
 HOLDER = """
@@ -124,7 +125,7 @@ def test_who_stood_still_too_long_ends(tmp_path, holder, monkeypatch):
         with mine.take(tmp_path) as ours:
             if ours:
                 process.send_signal(signal.SIGCONT)
-                assert process.wait(timeout=20) == LOST
+                assert process.wait(timeout=20) == START_AGAIN
                 return
         time.sleep(0.1)
     raise AssertionError('it was never taken over')
