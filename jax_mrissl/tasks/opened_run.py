@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from jax_mrissl.tasks.answers import head_of
 from jax_mrissl.tasks.fold_network import FoldNetwork, open_full, open_linear
 from jax_mrissl.tasks.from_config import DTYPES, Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
-from jax_mrissl.tasks.programs import RowProgram, embedding
+from jax_mrissl.tasks.programs import RowProgram, embedding, shared
 from jax_mrissl.train.parallel import MeshParallel
 from jax_mrissl.train.start import Start
 from jax_mrissl.train.state import TrainState
@@ -232,9 +232,10 @@ class OpenedRun:
     def _draw(self, key: jax.Array) -> tuple[Any, Any]:
         size = self.told['image_size']
         shape = (size, size, _CHANNELS)
-        return jax.jit(
-            lambda key: init_networks(key, self.encoder, head_of(self.task), shape)
-        )(key)
+        params, model_state = _draw_program(self.encoder, head_of(self.task), shape)(
+            key
+        )
+        return params, model_state
 
     def _fresh(self, arm: OpenedArm) -> TrainState:
         """Gives the state that the arm's folds began with, as `Finetuner` draws it."""
@@ -255,6 +256,13 @@ class OpenedRun:
                 'there any more.'
             )
         return arm.start.give_to(state)
+
+
+@shared
+def _draw_program(
+    encoder: Any, head: Any, image_shape: tuple[int, int, int]
+) -> Callable[[jax.Array], tuple[Any, Any]]:
+    return jax.jit(lambda key: init_networks(key, encoder, head, image_shape))
 
 
 def write_arms(
