@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 # Before JAX starts: four CPU devices, so that one machine tests many.
@@ -12,6 +13,10 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', '4')
 # Programs run once, on a few pixels: XLA's optimisations would take most of the time.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# And so would its newer way to emit code: it takes half as long again to compile. Other
+# versions may not know the flag, which would end the process.
+if metadata.version('jaxlib').startswith('0.10.'):
+    os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
 # What one test has compiled no other compiles again, nor the processes that it starts.
 os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', tempfile.mkdtemp(prefix='jax_mrissl-compiled-')
@@ -24,6 +29,25 @@ import numpy as np
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+# Files that train much: they begin first, so that at the end no process waits for one.
+LONG = (
+    'test_parallel',
+    'test_journey',
+    'test_experiments',
+    'test_study',
+    'test_step',
+    'test_trials',
+    'test_ops',
+    'test_saliency_gallery',
+    'test_predict',
+)
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(LONG)))
 
 
 def pytest_sessionfinish(session):

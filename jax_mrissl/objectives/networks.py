@@ -26,8 +26,7 @@ def init_networks(
     """
     encoder_key, head_key = jax.random.split(key)
     images = jnp.zeros((2, *image_shape), jnp.float32)
-    below = encoder.init(encoder_key, images, train=True)
-    embedding = jax.eval_shape(lambda v: encoder.apply(v, images, train=False), below)
+    embedding, below = encoder.init_with_output(encoder_key, images, train=True)
     zeros = jnp.zeros(embedding.shape, embedding.dtype)
     above = head.init(head_key, zeros, train=True)
     params = {'encoder': below.pop('params'), 'head': above.pop('params')}

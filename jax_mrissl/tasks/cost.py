@@ -21,11 +21,12 @@ from jax_mrissl.tasks.programs import (
     RowProgram,
     channels_of,
     embedding,
+    initial_program,
     training_program,
 )
 from jax_mrissl.train.optimizer import tunable
 from jax_mrissl.train.parallel import Compiled, Parallel, choose_parallel
-from jax_mrissl.train.state import TrainState, initial_state
+from jax_mrissl.train.state import TrainState
 
 _STEPS = 3
 # Regressions on features of a few thousand images, and what is written: not measured.
@@ -186,9 +187,7 @@ def _state(
     size = plan.image_size
     channels = channels_of(plan.build_evaluation_policy(), source.image.shape[1:])
     shape = (size, size, channels)
-    return jax.jit(lambda key: initial_state(objective, optimizer, key, shape))(
-        jax.random.key(0)
-    )
+    return initial_program(objective, optimizer, shape)(jax.random.key(0))
 
 
 def _time(once: Callable[[], None]) -> float:

@@ -25,13 +25,19 @@ from jax_mrissl.tasks.from_config import Common, FinetunePlan, Json, Trial
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.predictions import write_predictions
 from jax_mrissl.tasks.pretrain import device_in_words
-from jax_mrissl.tasks.programs import RowProgram, embedding, training_program
+from jax_mrissl.tasks.programs import (
+    RowProgram,
+    embedding,
+    initial_program,
+    outputs_of,
+    training_program,
+)
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Rhythm, TrainingDiverged, run_steps
 from jax_mrissl.train.optimizer import tunable, with_settings
 from jax_mrissl.train.parallel import choose_parallel
 from jax_mrissl.train.start import BEST, Start
-from jax_mrissl.train.state import TrainState, initial_state
+from jax_mrissl.train.state import TrainState
 
 PROBE = 'probe.npz'
 
@@ -160,9 +166,8 @@ class Finetuner:
         """The untrained state; every fold and arm starts with the same head."""
         size = self._plan.image_size
         shape = (size, size, 3)
-        return jax.jit(
-            lambda key: initial_state(self._objective, self._optimizer, key, shape)
-        )(jax.random.fold_in(self._key, 0))
+        draw = initial_program(self._objective, self._optimizer, shape)
+        return draw(jax.random.fold_in(self._key, 0))
 
     @functools.cached_property
     def _step(self) -> Any:
@@ -170,7 +175,7 @@ class Finetuner:
 
     @functools.cached_property
     def _outputs(self) -> RowProgram:
-        return self._row_program(self._objective.outputs)
+        return self._row_program(outputs_of(self._objective))
 
     @functools.cached_property
     def _features(self) -> RowProgram:

@@ -27,7 +27,7 @@ from jax_mrissl.tasks.answers import head_of
 from jax_mrissl.tasks.fold_network import FoldNetwork, open_full, open_linear
 from jax_mrissl.tasks.from_config import DTYPES, Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
-from jax_mrissl.tasks.programs import RowProgram, embedding
+from jax_mrissl.tasks.programs import RowProgram, embedding, shared
 from jax_mrissl.train.parallel import MeshParallel
 from jax_mrissl.train.start import Start
 from jax_mrissl.train.state import TrainState
@@ -239,14 +239,13 @@ class OpenedRun:
             probe=None,
         )
 
-    @functools.cached_property
-    def _draw(self) -> Callable[[jax.Array], tuple[Any, Any]]:
-        """Draws fresh networks from a key; compiled once for all arms."""
+    def _draw(self, key: jax.Array) -> tuple[Any, Any]:
         size = self.told['image_size']
         shape = (size, size, _CHANNELS)
-        return jax.jit(
-            lambda key: init_networks(key, self.encoder, head_of(self.task), shape)
+        params, model_state = _draw_program(self.encoder, head_of(self.task), shape)(
+            key
         )
+        return params, model_state
 
     def _fresh(self, arm: OpenedArm, start: Start | None) -> TrainState:
         """Gives the state that folds of an arm began with, as `Finetuner` draws it."""
@@ -267,6 +266,13 @@ class OpenedRun:
                 'any more.'
             )
         return start.give_to(state)
+
+
+@shared
+def _draw_program(
+    encoder: Any, head: Any, image_shape: tuple[int, int, int]
+) -> Callable[[jax.Array], tuple[Any, Any]]:
+    return jax.jit(lambda key: init_networks(key, encoder, head, image_shape))
 
 
 def write_arms(

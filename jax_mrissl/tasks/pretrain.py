@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,13 +32,19 @@ from jax_mrissl.data.splits import share_of_rows
 from jax_mrissl.objectives.objective import Objective
 from jax_mrissl.report.montage import montage
 from jax_mrissl.tasks.from_config import Common, DataPlan, Json, PretrainPlan
-from jax_mrissl.tasks.programs import channels_of, training_program
+from jax_mrissl.tasks.programs import (
+    channels_of,
+    initial_program,
+    shared,
+    training_program,
+)
 from jax_mrissl.tasks.watch import ProbeSet, Watch, watched_rows
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Monitor, Rhythm, run_steps
+from jax_mrissl.train.optimizer import Optimizer, Schedule
 from jax_mrissl.train.parallel import Parallel, choose_parallel
 from jax_mrissl.train.start import CHECKPOINTS, Start
-from jax_mrissl.train.state import TrainState, initial_state
+from jax_mrissl.train.state import TrainState
 
 # Between two checkpoints, or looks at the embeddings, are so many steps at least, or a
 # share of the run where it is short.
@@ -257,9 +263,7 @@ class Training:
         size = self.plan.image_size
         channels = channels_of(self.objective.policies[0], prepared.image_shape)
         shape = (size, size, channels)
-        return jax.jit(
-            lambda key: initial_state(self.objective, self.optimizer, key, shape)
-        )(key)
+        return initial_program(self.objective, self.optimizer, shape)(key)
 
 
 def set_up(plan: PretrainPlan, common: Common, prepared: PreparedSet) -> Training:
@@ -277,8 +281,16 @@ def set_up(plan: PretrainPlan, common: Common, prepared: PreparedSet) -> Trainin
         steps=plan.epochs * steps_per_epoch,
     )
     objective = plan.build_objective(common, steps_per_epoch=steps_per_epoch)
-    optimizer = objective.optimize(declared.transform, schedule)
+    optimizer = _update_rule(objective, declared, schedule)
     return Training(plan, parallel, steps_per_epoch, objective, optimizer, schedule)
+
+
+@shared
+def _update_rule(
+    objective: Objective, declared: Optimizer, schedule: Schedule
+) -> optax.GradientTransformation:
+    """Gives equal declarations the same rule, as programs are told apart by it."""
+    return objective.optimize(declared.transform, schedule)
 
 
 def lay_out(
@@ -344,16 +356,12 @@ def write_samples(
         shown = [op for op in view if op['name'] != 'normalize']
         policies += dataclasses.replace(plan, views=[shown]).build_policies()
 
-    @jax.jit
-    def draw(batch: Batch, repeat: int) -> tuple[jax.Array, ...]:
-        # An argument: what is in a closure is a constant that XLA computes with.
-        repeat_key = jax.random.fold_in(key, repeat)
-        return make_views(
-            repeat_key, batch, tuple(policies), jnp.arange(len(batch.mask))
-        )
-
-    drawn = [draw(batch, repeat) for repeat in range(_REPEATS)]
-    views = [np.asarray(view) for of_repeat in drawn for view in of_repeat]
+    draw = _view_program(tuple(policies))
+    views = [
+        np.asarray(view)
+        for repeat in range(_REPEATS)
+        for view in draw(jax.random.fold_in(key, repeat), batch)
+    ]
     names = [f'view {i % len(policies) + 1}' for i in range(len(views))]
     pictures = [
         [image, *(view[row] for view in views)]
@@ -361,3 +369,11 @@ def write_samples(
     ]
     write_atomically(path, montage(pictures, ['image', *names]))
     write_json(path.with_suffix('.json'), {'views': plan.views})
+
+
+@shared
+def _view_program(policies: tuple[Policy, ...]) -> Callable[..., tuple[jax.Array, ...]]:
+    def draw(key: jax.Array, batch: Batch) -> tuple[jax.Array, ...]:
+        return make_views(key, batch, policies, jnp.arange(len(batch.mask)))
+
+    return jax.jit(draw)

@@ -1,8 +1,12 @@
-"""Compiled programs that several stages share."""
+"""Compiled programs; those of equal declarations are one for the whole process.
+
+Experiments of a study, and the stages of one, ask for the same programs again and
+again: tracing and compiling them takes longer than many of their steps.
+"""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -14,9 +18,20 @@ from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
 from jax_mrissl.data.pipeline import evaluation_feeds, fetch
 from jax_mrissl.objectives.objective import Objective
 from jax_mrissl.train.parallel import Compiled, MeshParallel, Parallel
+from jax_mrissl.train.state import TrainState, initial_state
 from jax_mrissl.train.step import train_step
 
+# Programs of one kind that are kept. They hold no images and no states.
+_KEPT = 16
+Maker = TypeVar('Maker', bound=Callable[..., Any])
 
+
+def shared(make: Maker) -> Maker:
+    """Lets a function give the same program again for equal arguments."""
+    return cast(Maker, functools.lru_cache(maxsize=_KEPT)(make))
+
+
+@shared
 def training_program(
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -24,7 +39,10 @@ def training_program(
     *,
     chunks: int = 1,
 ) -> Compiled:
-    """Compiles the step: `(state, source, feed, key) -> state, metrics`."""
+    """Compiles the step: `(state, source, feed, key) -> state, metrics`.
+
+    An optimizer equals itself alone: `tunable` and the like give one for equal rules.
+    """
 
     def step(state: Any, source: Any, feed: Any, key: Any, *, axis: BatchAxis) -> Any:
         return train_step(
@@ -40,6 +58,24 @@ def training_program(
     return parallel.compile(step)
 
 
+@shared
+def initial_program(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+) -> Callable[[jax.Array], TrainState]:
+    """Compiles the draw of the state that training starts from: `key -> state`."""
+    return jax.jit(lambda key: initial_state(objective, optimizer, key, image_shape))
+
+
+@shared
+def outputs_of(objective: Any) -> Callable[[Any, Any, jax.Array], jax.Array]:
+    """Gives the network `(params, model_state, images) -> outputs`, in inference."""
+    found: Callable[[Any, Any, jax.Array], jax.Array] = objective.outputs
+    return found
+
+
+@shared
 def embedding(encoder: Any) -> Callable[[Any, Any, jax.Array], jax.Array]:
     """Gives the network `(params, model_state, images) -> embeddings`, in inference.
 
@@ -55,6 +91,7 @@ def embedding(encoder: Any) -> Callable[[Any, Any, jax.Array], jax.Array]:
     return embed
 
 
+@shared
 def channels_of(policy: Policy, image_shape: tuple[int, int, int]) -> int:
     """Says how many channels a view has; a normalisation may widen gray images.
 
@@ -78,7 +115,8 @@ class RowProgram:
     All processes call it with the same rows, or inside of `processes.share` one alone.
 
     Args:
-        network: maps `(params, model_state, images)` to [B, ...], rows apart.
+        network: maps `(params, model_state, images)` to [B, ...], rows apart; those of
+            `outputs_of` and `embedding` share a program where they are equal.
         policy: the view that it looks at; must not be random.
         batch_size: of the global batch.
     """
@@ -92,17 +130,7 @@ class RowProgram:
         devices = processes.devices()
         self._batch_size = -(-batch_size // len(devices)) * len(devices)
         self._parallel = MeshParallel(devices)
-
-        def run(state: Any, source: Any, feed: Any, key: Any, *, axis: Any) -> Any:
-            params, model_state = state
-            batch = fetch(source, feed)
-            [view] = make_views(key, batch, (policy,), axis.row_ids(len(batch.mask)))
-            return network(params, model_state, view)
-
-        whole = self._parallel.replicated
-        self._run = jax.jit(
-            functools.partial(run, axis=WHOLE_BATCH), out_shardings=whole
-        )
+        self._run = _row_program(network, policy, self._parallel)
         self._key = self._parallel.replicate(jax.random.key(0))
 
     def __call__(
@@ -114,3 +142,20 @@ class RowProgram:
             placed = self._parallel.split(feed)
             blocks.append(self._run((params, model_state), source, placed, self._key))
         return np.concatenate(jax.device_get(blocks))[: len(rows)]
+
+
+@shared
+def _row_program(
+    network: Callable[[Any, Any, jax.Array], jax.Array],
+    policy: Policy,
+    parallel: MeshParallel,
+) -> Callable[..., jax.Array]:
+    axis = WHOLE_BATCH
+
+    def run(state: Any, source: Any, feed: Any, key: jax.Array) -> jax.Array:
+        params, model_state = state
+        batch = fetch(source, feed)
+        [view] = make_views(key, batch, (policy,), axis.row_ids(len(batch.mask)))
+        return network(params, model_state, view)
+
+    return jax.jit(run, out_shardings=parallel.replicated)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import jax
@@ -24,6 +24,7 @@ from jax_mrissl.metrics.spread import (
     embedding_std,
     uniformity,
 )
+from jax_mrissl.tasks.programs import shared
 from jax_mrissl.train.loop import TrainingDiverged
 from jax_mrissl.train.parallel import MeshParallel
 from jax_mrissl.train.state import TrainState
@@ -334,15 +335,22 @@ class _Embedder:
         devices = processes.devices()
         self.parallel = MeshParallel(devices)
         self.batch_size = -(-_BATCH_SIZE // len(devices)) * len(devices)
-
-        def embed(params: Any, model_state: Any, view: jax.Array) -> jax.Array:
-            return encoder.apply({'params': params, **model_state}, view, train=False)
-
-        self._embed = jax.jit(embed, out_shardings=self.parallel.replicated)
+        self._embed = _embed_program(encoder, self.parallel)
 
     def __call__(self, state: TrainState, view: jax.Array) -> jax.Array:
         """Gives the embeddings, [B, F], of one view, [B, H, W, C]."""
         return self._embed(state.params['encoder'], state.model_state['encoder'], view)
+
+
+@shared
+def _embed_program(encoder: Any, parallel: MeshParallel) -> Callable[..., jax.Array]:
+    def embed(params: Any, model_state: Any, view: jax.Array) -> jax.Array:
+        found: jax.Array = encoder.apply(
+            {'params': params, **model_state}, view, train=False
+        )
+        return found
+
+    return jax.jit(embed, out_shardings=parallel.replicated)
 
 
 class _Embeddings:
@@ -367,14 +375,7 @@ class _Embeddings:
         devices = embedder.parallel.device_count
         count = -(-len(prepared) // devices) * devices
         self._batch_size = min(embedder.batch_size, count)
-
-        def draw(source: Resident, rows: jax.Array) -> Any:
-            batch = fetch(source, Rows(rows, jnp.ones(rows.shape, jnp.float32)))
-            return make_views(jax.random.key(0), batch, policies, rows)
-
-        mesh = embedder.parallel.mesh
-        by_rows = NamedSharding(mesh, P(mesh.axis_names))
-        self._draw = jax.jit(draw, out_shardings=by_rows)
+        self._draw = _draw_program(policies, embedder.parallel)
 
     def __call__(self, state: TrainState) -> list[np.ndarray]:
         """Gives the embeddings of every view, float32 [n, F] each, on the host."""
@@ -399,6 +400,18 @@ class _Embeddings:
             np.concatenate(view)[:count]
             for view in zip(*jax.device_get(blocks), strict=True)
         ]
+
+
+@shared
+def _draw_program(
+    policies: tuple[Policy, ...], parallel: MeshParallel
+) -> Callable[[Resident, jax.Array], tuple[jax.Array, ...]]:
+    def draw(source: Resident, rows: jax.Array) -> tuple[jax.Array, ...]:
+        batch = fetch(source, Rows(rows, jnp.ones(rows.shape, jnp.float32)))
+        return make_views(jax.random.key(0), batch, policies, rows)
+
+    by_rows = NamedSharding(parallel.mesh, P(parallel.mesh.axis_names))
+    return jax.jit(draw, out_shardings=by_rows)
 
 
 class _Probe:

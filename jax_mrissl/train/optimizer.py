@@ -1,6 +1,7 @@
 """Optimisers and their schedules: SGD, LARS, AdamW; rates per 256 images."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -198,10 +199,12 @@ class AdamW(Optimizer):
         )
 
 
+@functools.lru_cache(maxsize=16)
 def tunable(optimizer: Optimizer, schedule: Schedule) -> optax.GradientTransformation:
     """Gives the update rule with its rate and decay in the state, as numbers.
 
-    So trials that differ in them share one compiled program.
+    So trials that differ in them share one compiled program. Equal arguments get the
+    same rule, as programs are told apart by it.
 
     Args:
         optimizer: the declaration; its decay is the first value.

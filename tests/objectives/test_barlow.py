@@ -24,6 +24,7 @@ def views(rows, width, seed=0):
     return z1, z1 + 0.5 * rng.normal(size=(rows, width))
 
 
+@jax.jit
 def value(z1, z2, redundancy_weight=0.0051):
     return barlow_loss(z1, z2, redundancy_weight=redundancy_weight)[0]
 

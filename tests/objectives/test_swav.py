@@ -12,8 +12,14 @@ from jax_mrissl.core.batch_axis import WHOLE_BATCH
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.models import ENCODERS
 from jax_mrissl.objectives import METHODS
+from jax_mrissl.objectives import swav as losses
 from jax_mrissl.objectives.networks import unit
-from jax_mrissl.objectives.swav import SwAV, sinkhorn_codes, swav_loss
+from jax_mrissl.objectives.swav import SwAV
+
+sinkhorn_codes = jax.jit(
+    losses.sinkhorn_codes, static_argnames=('epsilon', 'iterations')
+)
+swav_loss = jax.jit(losses.swav_loss, static_argnames='temperature')
 
 
 def sinkhorn_by_hand(scores, epsilon, iterations):
@@ -208,6 +214,10 @@ def method(**changes):
     return SwAV(encoder, (None,) * views, **TINY | changes)
 
 
+def initial(swav):
+    return jax.jit(swav.init, static_argnums=1)(jax.random.key(0), (16, 16, 3))
+
+
 def step(swav, params, state, seed):
     rng = np.random.default_rng(seed)
     images = [jnp.float32(rng.normal(size=(4, s, s, 3))) for s in (16, 16, 8)]
@@ -224,7 +234,7 @@ def step(swav, params, state, seed):
 
 def test_queue_fills_from_its_epoch_on_the_newest_first():
     swav = method(queue_length=8, batch_size=4, queue_from_epoch=1, steps_per_epoch=2)
-    params, state = swav.init(jax.random.key(0), (16, 16, 3))
+    params, state = initial(swav)
     run = jax.jit(lambda params, state, seed: step(swav, params, state, 0)[:2])
     queued, seen = [], []
     for seed in range(5):
@@ -242,7 +252,7 @@ def test_queue_fills_from_its_epoch_on_the_newest_first():
 
 def optimise(swav, steps, rule=None):
     """Gives the prototypes after each step of SGD with momentum and decay."""
-    params, state = swav.init(jax.random.key(0), (16, 16, 3))
+    params, state = initial(swav)
 
     def sgd(schedule):
         return optax.chain(
@@ -291,7 +301,7 @@ def test_thawed_prototypes_learn_at_the_rate_of_their_step():
         return optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), update)
 
     swav = method(freeze_prototypes_epochs=1.0, steps_per_epoch=2)
-    params, _ = swav.init(jax.random.key(0), (16, 16, 3))
+    params, _ = initial(swav)
     transform = swav.optimize(rule, lambda step: 0.1 * (1 + step))
     state = transform.init(params)
     for _ in range(4):
@@ -309,7 +319,7 @@ def test_thawed_prototypes_learn_at_the_rate_of_their_step():
 
 def test_dead_prototypes_are_counted():
     swav = method()
-    params, state = swav.init(jax.random.key(0), (16, 16, 3))
+    params, state = initial(swav)
     run = jax.jit(lambda params, state: step(swav, params, state, 0)[1])
     # All images on one spot: a prototype is nearest, the others are soon dead.
     params['head']['projector']['linear1']['kernel'] *= 0

@@ -28,6 +28,7 @@ def vicreg_by_hand(z1, z2):
     return invariance, variance, covariance
 
 
+@jax.jit
 def value(z1, z2, weights=(25.0, 25.0, 1.0)):
     names = ('invariance_weight', 'variance_weight', 'covariance_weight')
     return vicreg_loss(z1, z2, **dict(zip(names, weights, strict=True)))

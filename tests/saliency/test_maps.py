@@ -189,13 +189,17 @@ def test_grad_cam_by_hand(square):
         np.testing.assert_allclose(corners, coarse, rtol=1e-4, atol=1e-5)
 
 
+def drawn(module, seed):
+    draw = jax.jit(lambda key, x: module.init(key, x, train=False))
+    return draw(jax.random.key(seed), jnp.zeros((1, SIZE, SIZE, 1)))
+
+
 @pytest.fixture(scope='module')
 def planted():
     """Noise with a bright square in half of the images, and a network that tells."""
     rng = np.random.default_rng(0)
     module = ENCODERS['resnet_tiny']().module()
-    shape = jnp.zeros((1, SIZE, SIZE, 1))
-    variables = module.init(jax.random.key(0), shape, train=False)
+    variables = drawn(module, 0)
 
     def draw(count):
         images = rng.uniform(0, 0.4, (count, SIZE, SIZE, 1)).astype(np.float32)
@@ -269,12 +273,10 @@ def _widened(mask, by=4):
 def test_random_numbers_change_the_maps(planted):
     made, network, images, _ = planted
     targets = np.ones(COUNT, int)
-    shape = jnp.zeros((1, SIZE, SIZE, 1))
-    drawn = made.encoder.init(jax.random.key(9), shape, train=False)
     key = jax.random.key(3)
     other = Network(
         {
-            'encoder': drawn['params'],
+            'encoder': drawn(made.encoder, 9)['params'],
             'head': jax.tree.map(
                 lambda x: jax.random.permutation(key, x.ravel()).reshape(x.shape),
                 network.params['head'],

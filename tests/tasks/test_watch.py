@@ -284,9 +284,8 @@ def test_the_encoder_is_compiled_once_and_nothing_is_moved_unseen():
 
 def test_a_fresh_encoder_raises_no_alarm():
     encoder = ENCODERS['resnet_tiny']().module()
-    variables = encoder.init(
-        jax.random.key(0), jnp.zeros((2, SIZE, SIZE, 1)), train=True
-    )
+    draw = jax.jit(lambda key, x: encoder.init(key, x, train=True))
+    variables = draw(jax.random.key(0), jnp.zeros((2, SIZE, SIZE, 1)))
     params = variables.pop('params')
     state = TrainState(
         jnp.int32(4), {'encoder': params}, {'encoder': variables}, opt_state=()
