@@ -25,6 +25,8 @@ def test_every_config_builds_at_every_scale(name, scale):
     config = importlib.import_module(f'jax_mrissl.configs.{name}').get_config(scale)
     experiment = read_experiment(config)
     simulated = scale in ('demo', 'smoke')
+    # The whole grid is for accelerators; the report had none.
+    assert bool(experiment.finetune.full.grid) == (scale == '')
     assert (experiment.finetune.data.name in ('demo', 'smoke')) == simulated
     for plan in experiment.chain:
         assert (plan.data.name in ('demo', 'smoke')) == simulated

@@ -189,7 +189,8 @@ def _cpu(config: ConfigDict) -> None:
         config[name].update(image_size=64, batch_size=48, images_seen=50_000)
         config[name].watch.probe_every_epochs = 0
     config.finetune.update(image_size=64, slices_per_group=8)
-    config.finetune.full.update(epochs=6, grid={})
+    config.finetune.full.epochs = 6
+    config.finetune.full.grid = {}  # `update` would leave it as it was
 
 
 def _demo(config: ConfigDict) -> None:
@@ -239,7 +240,8 @@ def _report(config: ConfigDict) -> None:
     config.finetune.update(
         image_size=224, task='severity4', evaluation_view=report_evaluation_view()
     )
-    config.finetune.full.update(views=[report_evaluation_view()], grid={})
+    config.finetune.full.views = [report_evaluation_view()]
+    config.finetune.full.grid = {}
 
 
 def _simulated(config: ConfigDict, dataset: str) -> list[ConfigDict]:
