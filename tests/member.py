@@ -101,6 +101,7 @@ def main(argv):
 
     def disturb(step):
         if _SIGNAL.value and step == _AT_STEP.value:
+            (folder / 'disturbed').touch()
             os.kill(os.getpid(), getattr(signal, _SIGNAL.value))
 
     train(folder, _METHOD.value, choose_parallel(_KIND.value, ROWS), disturb)

@@ -148,10 +148,13 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint.
     """
-    options = ocp.CheckpointManagerOptions(multiprocessing_options=_among())
+    step = newest_step(folder)
+    options = ocp.CheckpointManagerOptions(
+        create=False, multiprocessing_options=_among()
+    )
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         restored = manager.restore(
-            newest_step(folder), args=ocp.args.Composite(lineage=ocp.args.JsonRestore())
+            step, args=ocp.args.Composite(lineage=ocp.args.JsonRestore())
         )
     return restored['lineage']
 
