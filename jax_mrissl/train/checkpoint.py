@@ -125,7 +125,7 @@ def _among() -> ocp.options.MultiprocessingOptions:
     """Says which processes take part: all, or one that works by itself."""
     if processes.count() == 1 or not processes.is_alone():
         return ocp.options.MultiprocessingOptions()
-    own = processes.index()
+    own = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix='alone'
     )
