@@ -56,7 +56,7 @@ def train(folder, method, parallel, disturb=lambda step: None):
             steps_per_epoch=2,
             seed=0,
             first_step=first,
-            shard=Shard(processes.index(), processes.count()),
+            shard=Shard(jax.process_index(), processes.count()),
         )
 
         def disturbed():
@@ -101,6 +101,7 @@ def main(argv):
 
     def disturb(step):
         if _SIGNAL.value and step == _AT_STEP.value:
+            (folder / 'disturbed').touch()
             os.kill(os.getpid(), getattr(signal, _SIGNAL.value))
 
     train(folder, _METHOD.value, choose_parallel(_KIND.value, ROWS), disturb)

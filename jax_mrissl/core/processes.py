@@ -59,7 +59,7 @@ def count() -> int:
 
 
 def index() -> int:
-    """Says which of them this is."""
+    """Says which of them this is; on a TPU not always `jax.process_index()`."""
     return _group.index if _group else 0
 
 

@@ -128,17 +128,21 @@ class RollCall:
             f'{self._names[index]} was lost: it has died, or stood still for '
             f'{self._timeout_s:g} s. Its own output may say why. The others end, too; '
             'the same command goes on from here.',
+            tell=index != 0,  # without process 0 there is no service
         )
 
-    def _end(self, code: int, words: str, *, say: bool = True) -> NoReturn:
+    def _end(
+        self, code: int, words: str, *, say: bool = True, tell: bool = True
+    ) -> NoReturn:
         self._ending.acquire()  # for good: who comes second waits for the end
         if say:
-            logging.flush()
             print(words, file=sys.stderr, flush=True)
-        # Nobody waits for a service that does not answer.
-        telling = threading.Thread(target=self._tell, args=(code, words), daemon=True)
-        telling.start()
-        telling.join(self._beat_s)
+        if tell:
+            # Nobody waits for a service that does not answer.
+            telling = threading.Thread(target=self._tell, args=(code, words))
+            telling.daemon = True
+            telling.start()
+            telling.join(self._beat_s)
         if self._index == 0:
             self._let_others_go()
         end_now(code)

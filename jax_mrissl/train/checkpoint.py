@@ -125,7 +125,7 @@ def _among() -> ocp.options.MultiprocessingOptions:
     """Says which processes take part: all, or one that works by itself."""
     if processes.count() == 1 or not processes.is_alone():
         return ocp.options.MultiprocessingOptions()
-    own = processes.index()
+    own = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix='alone'
     )
@@ -148,10 +148,13 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint.
     """
-    options = ocp.CheckpointManagerOptions(multiprocessing_options=_among())
+    step = newest_step(folder)
+    options = ocp.CheckpointManagerOptions(
+        create=False, multiprocessing_options=_among()
+    )
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         restored = manager.restore(
-            newest_step(folder), args=ocp.args.Composite(lineage=ocp.args.JsonRestore())
+            step, args=ocp.args.Composite(lineage=ocp.args.JsonRestore())
         )
     return restored['lineage']
 

@@ -110,7 +110,7 @@ def run_steps(
             save = last or done % rhythm.checkpoint_every == 0
             watch = last or done % rhythm.monitor_every == 0
             if last or save or watch or done % rhythm.log_every == 0:
-                # The only place where Python waits for the device.
+                # Here alone Python waits for the step that it has just begun.
                 values = _means(_fetch(metrics_of, window_start, done))
                 elapsed_s = time.monotonic() - window_clock
                 values['images_per_s'] = timed * images_per_step / elapsed_s

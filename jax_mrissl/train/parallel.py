@@ -218,7 +218,8 @@ def choose_parallel(kind: str, batch_size: int, chunks: int = 1) -> Parallel:
         chunks: how many parts each device sees its rows in.
 
     Raises:
-        UserError: the devices, or they and the chunks, do not divide the batch.
+        UserError: the devices, or they and the chunks, do not divide the batch; or
+            there are several processes, and 'pmap' is asked for.
     """
     devices = processes.devices()
     parts = len(devices) * chunks
@@ -235,4 +236,9 @@ def choose_parallel(kind: str, batch_size: int, chunks: int = 1) -> Parallel:
     kinds: dict[str, type] = {'mesh': MeshParallel, 'pmap': PmapParallel}
     if kind not in kinds:
         raise UserError(f"config.parallel is {kind!r}; 'mesh' or 'pmap'.")
+    if kind == 'pmap' and not processes.is_alone():
+        raise UserError(
+            "config.parallel is 'pmap', whose arrays belong to one process, and there "
+            f"are {processes.count()}. Set it to 'mesh'."
+        )
     return kinds[kind](devices)
