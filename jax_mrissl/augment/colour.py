@@ -34,9 +34,9 @@ def adjust_hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     gray = chroma == 0
     safe = jnp.where(gray, 1.0, chroma)
     rc, gc, bc = ((value - channel) / safe for channel in (r, g, b))
-    sector = jnp.where(
-        r == value, bc - gc, jnp.where(g == value, 2 + rc - bc, 4 + gc - rc)
-    )
+    # Not `r == value`: where XLA computes a channel twice, their last bits may differ.
+    is_red, is_green = (r >= g) & (r >= b), g >= b
+    sector = jnp.where(is_red, bc - gc, jnp.where(is_green, 2 + rc - bc, 4 + gc - rc))
     hue = jnp.where(gray, 0.0, sector / 6)
     # Not `%`: XLA's CPU backend computes it by a call for each pixel.
     turned = hue + shift
