@@ -40,6 +40,7 @@ THIRD_PARTY = {
         'stages/grid.py',
         'configs',
         'core/command.py',
+        'bench.py',
         'main.py',
         'search.py',
         'study.py',

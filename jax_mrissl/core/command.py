@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from jax_mrissl.core import processes
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.preemption import START_AGAIN, Preempted, listen
+from jax_mrissl.core.runtime import prepare_runtime
 
 _PACKAGE = Path(__file__).parents[1]
 _CONFIGS = _PACKAGE / 'configs'
@@ -40,6 +41,7 @@ def run_command(
         doc: the module's docstring, which --help shows; None: there is none.
         arguments: whether it takes arguments beside its flags, such as files.
     """
+    prepare_runtime()
     _shorten_log_lines()
     listen()
 
@@ -122,13 +124,13 @@ def _with_config_files(argv: Sequence[str]) -> list[str]:
         if name not in ('--config', '-config'):
             continue
         if equals:
-            result[index] = f'{name}={_config_file(value)}'
+            result[index] = f'{name}={config_file(value)}'
         elif index + 1 < len(result):
-            result[index + 1] = _config_file(result[index + 1])
+            result[index + 1] = config_file(result[index + 1])
     return result
 
 
-def _config_file(value: str) -> str:
+def config_file(value: str) -> str:
     """Finds the file of 'FILE:SCALE', here or in the package."""
     name, colon, scale = value.partition(':')
     if Path(name).is_file():

@@ -18,6 +18,8 @@ from jax_mrissl.data.prepared import PreparedSet
 
 Placement = Literal['auto', 'device', 'host', 'stream']
 PLACEMENTS = ('auto', 'device', 'host', 'stream')
+_THREADS = 4  # that read images for the host, two batches ahead each
+PREFETCHED = 2 * _THREADS  # batches that they may make before one is asked for
 
 
 @struct.dataclass
@@ -314,7 +316,7 @@ def open_input(
     order = _shares(
         count, batch_size, steps_per_epoch, seed, first_step, shard, partners_of
     )
-    return (), _iterate(order.map(batch), threads=4)
+    return (), _iterate(order.map(batch), threads=_THREADS)
 
 
 def _shares(
@@ -340,7 +342,9 @@ def _shares(
 
 
 def _iterate(dataset: grain.MapDataset, *, threads: int) -> Iterator[Any]:
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=PREFETCHED if threads else 0
+    )
     return iter(dataset.to_iter_dataset(options))
 
 

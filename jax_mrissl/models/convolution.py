@@ -15,6 +15,10 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jax import lax
 
+from jax_mrissl.models.shifts import barrier, gather, outer, pad, product, scatter
+from jax_mrissl.models.winograd import conv_winograd
+
+_FEW_CHANNELS = 32
 KAIMING_FAN_OUT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
@@ -123,18 +127,20 @@ def _pool_native(x):
 def _conv_by_products(x, kernel, *, stride, padding):
     size, _, channels, features = kernel.shape
     if size == 1 and padding == 0:
-        return _product(x[:, ::stride, ::stride], kernel[0, 0])
+        return product(x[:, ::stride, ::stride], kernel[0, 0])
     if x.shape[1:3] == (1, 1) and size == 2 * padding + 1:
         # All the rest of the kernel lies on padding.
-        return _product(x, kernel[padding, padding])
-    # Columns and rows copy k (C + D) values a pixel, im2col k k C. Where that is no
-    # less (3 to 64 channels: 8 times the time), or where the kernel outweighs the
-    # images (512 channels, 128 pixels in all: 1.1 times), im2col is faster; of the
-    # other layers of a ResNet it takes 1.05 to 1.6 times as long.
-    wide = features >= (size - 1) * channels
-    few_pixels = x.size <= channels**2 // 4
-    if stride > 1 or wide or few_pixels:
+        return product(x, kernel[padding, padding])
+    # Im2col copies k k C values a pixel, columns and rows k (C + D), and Winograd's
+    # filters 4.5 C + 1.5 D; so where C is few, im2col is faster (3 to 64 channels: an
+    # eighth of the time). Of a ResNet18's 3 x 3 layers at 64 pixels and batch 64,
+    # forward and backward, Winograd takes 0.60 to 0.76 of what columns and rows take.
+    if stride > 1 or features >= (size - 1) * channels:
         return _conv_im2col(x, kernel, stride, padding)
+    # In less than float32 its sums would lose digits that are needed; and of a few
+    # channels the products are no longer what takes time, but its program is larger.
+    if size == 3 and x.dtype.itemsize >= 4 and min(channels, features) >= _FEW_CHANNELS:
+        return conv_winograd(x, kernel, padding)
     return _conv_columns_rows(x, kernel, padding)
 
 
@@ -151,9 +157,9 @@ def _conv_columns_rows(x, kernel, padding):
 def _columns_rows_forward(x, kernel, padding):
     size, _, _, features = kernel.shape
     height = x.shape[1] + 2 * padding - size + 1
-    by_row = _product(_columns(x, size, padding), _columns_matrix(kernel))
+    by_row = product(_columns(x, size, padding), _columns_matrix(kernel))
     parts = [
-        _pad(
+        pad(
             by_row[..., i * features : (i + 1) * features],
             1,
             padding - i,
@@ -169,17 +175,17 @@ def _columns_rows_backward(padding, residuals, dy):
     size, _, channels, features = kernel.shape
     height, width = x.shape[1:3]
     reach = size - 1 - padding
-    tall = _barrier(_pad(dy, 1, reach, reach))
+    tall = barrier(pad(dy, 1, reach, reach))
     rows = [
         lax.slice_in_dim(tall, size - 1 - i, size - 1 - i + height, axis=1)
         for i in range(size)
     ]
-    d_by_row = _barrier(jnp.concatenate(rows, axis=-1))
-    d_kernel = _outer(_columns(x, size, padding), d_by_row)
+    d_by_row = barrier(jnp.concatenate(rows, axis=-1))
+    d_kernel = outer(_columns(x, size, padding), d_by_row)
     d_kernel = d_kernel.reshape(size, channels, size, features).transpose(2, 0, 1, 3)
-    d_columns = _product(d_by_row, _columns_matrix(kernel).T)
+    d_columns = product(d_by_row, _columns_matrix(kernel).T)
     parts = [
-        _pad(
+        pad(
             d_columns[..., j * channels : (j + 1) * channels],
             2,
             j - padding,
@@ -201,7 +207,7 @@ def _conv_im2col(x, kernel, stride, padding):
 
 def _im2col_forward(x, kernel, stride, padding):
     patches = _patches(x, len(kernel), stride, padding)
-    return _product(patches, _as_matrix(kernel)), (x, kernel)
+    return product(patches, _as_matrix(kernel)), (x, kernel)
 
 
 def _im2col_backward(stride, padding, residuals, dy):
@@ -209,10 +215,10 @@ def _im2col_backward(stride, padding, residuals, dy):
     size = len(kernel)
     height, width = x.shape[1:3]
     patches = _patches(x, size, stride, padding)
-    d_kernel = _outer(patches, dy).reshape(kernel.shape)
-    d_patches = _product(dy, _as_matrix(kernel).T)
-    dx = _barrier(_scatter(d_patches, size, stride, 1, height + 2 * padding))
-    dx = _scatter(dx, size, stride, 2, width + 2 * padding)
+    d_kernel = outer(patches, dy).reshape(kernel.shape)
+    d_patches = product(dy, _as_matrix(kernel).T)
+    dx = barrier(scatter(d_patches, size, stride, 1, height + 2 * padding))
+    dx = scatter(dx, size, stride, 2, width + 2 * padding)
     return dx[:, padding : padding + height, padding : padding + width], d_kernel
 
 
@@ -222,63 +228,24 @@ _conv_im2col.defvjp(_im2col_forward, _im2col_backward)
 def _max_pool_by_comparison(x):
     """Pools along the width, then the height, by comparing three shifted copies."""
     for axis in (2, 1):
-        x = _pad(x, axis, 0, x.shape[axis] % 2, value=-jnp.inf)
+        x = pad(x, axis, 0, x.shape[axis] % 2, value=-jnp.inf)
         pairs = (*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
         x = x.reshape(pairs)
         middle = lax.index_in_dim(x, 0, axis + 1, keepdims=False)
         right = lax.index_in_dim(x, 1, axis + 1, keepdims=False)
-        left = _pad(right, axis, 1, -1, value=-jnp.inf)
+        left = pad(right, axis, 1, -1, value=-jnp.inf)
         best = jnp.where(middle >= right, middle, right)
-        x = _barrier(jnp.where((left >= middle) & (left >= right), left, best))
+        x = barrier(jnp.where((left >= middle) & (left >= right), left, best))
     return x
 
 
-# Keeps XLA from fusing padding and slices into the gathering of single elements.
-_barrier = lax.optimization_barrier
-
-
-def _pad(
-    x: jax.Array, axis: int, low: int, high: int, *, gap: int = 0, value: float = 0
-) -> jax.Array:
-    """Pads one axis, with `gap` elements between its own; a negative pad cuts."""
-    config = [(0, 0, 0)] * x.ndim
-    config[axis] = (low, high, gap)
-    return lax.pad(x, jnp.asarray(value, x.dtype), config)
-
-
-def _gather(x: jax.Array, size: int, stride: int, axis: int) -> jax.Array:
-    """Puts the `size` shifted views along `axis` side by side in the channels."""
-    length = (x.shape[axis] - size) // stride * stride + 1
-    views = [lax.slice_in_dim(x, i, i + length, stride, axis=axis) for i in range(size)]
-    return _barrier(jnp.concatenate(views, axis=-1))
-
-
-def _scatter(
-    views: jax.Array, size: int, stride: int, axis: int, length: int
-) -> jax.Array:
-    """Adds the views up again, to `length` along `axis`: the transpose of gather."""
-    channels = views.shape[-1] // size
-    covered = (views.shape[axis] - 1) * stride + 1
-    parts = [
-        _pad(
-            views[..., i * channels : (i + 1) * channels],
-            axis,
-            i,
-            length - covered - i,
-            gap=stride - 1,
-        )
-        for i in range(size)
-    ]
-    return functools.reduce(jnp.add, parts)
-
-
 def _columns(x, size, padding):
-    return _gather(_barrier(_pad(x, 2, padding, padding)), size, 1, axis=2)
+    return gather(barrier(pad(x, 2, padding, padding)), size, 1, axis=2)
 
 
 def _patches(x, size, stride, padding):
-    x = _barrier(_pad(_pad(x, 1, padding, padding), 2, padding, padding))
-    return _gather(_gather(x, size, stride, axis=2), size, stride, axis=1)
+    x = barrier(pad(pad(x, 1, padding, padding), 2, padding, padding))
+    return gather(gather(x, size, stride, axis=2), size, stride, axis=1)
 
 
 def _as_matrix(kernel):
@@ -289,11 +256,3 @@ def _columns_matrix(kernel):
     size, _, channels, features = kernel.shape
     matrix = kernel.transpose(1, 2, 0, 3)  # [column, C, row, D]
     return matrix.reshape(size * channels, size * features)
-
-
-def _product(a, matrix):
-    return jnp.einsum('bhwk,kn->bhwn', a, matrix)
-
-
-def _outer(a, b):
-    return jnp.einsum('bhwk,bhwn->kn', a, b)

@@ -1,8 +1,8 @@
 """What a stage would cost: time from a few measured steps, and disk."""
 
 import dataclasses
+import itertools
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +17,7 @@ from jax_mrissl.tasks.answers import answers
 from jax_mrissl.tasks.from_config import Common, FinetunePlan, PretrainPlan
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.pretrain import set_up
+from jax_mrissl.tasks.program_run import ProgramRun
 from jax_mrissl.tasks.programs import (
     RowProgram,
     channels_of,
@@ -24,6 +25,7 @@ from jax_mrissl.tasks.programs import (
     initial_program,
     training_program,
 )
+from jax_mrissl.tasks.stopwatch import seconds_of
 from jax_mrissl.train.optimizer import tunable
 from jax_mrissl.train.parallel import Compiled, Parallel, choose_parallel
 from jax_mrissl.train.state import TrainState
@@ -153,8 +155,9 @@ def _features(
     def once() -> None:
         program(state.params, state.model_state, source, np.arange(count))
 
-    compiling = _time(once)
-    return compiling, _seconds(once) / count, _PROBE_BYTES
+    compiling = seconds_of(once)
+    seconds = statistics.median(seconds_of(once) for _ in range(_STEPS))
+    return compiling, seconds / count, _PROBE_BYTES
 
 
 def _measure(
@@ -163,19 +166,12 @@ def _measure(
     """Gives seconds to compile, seconds of a step, and the bytes of a checkpoint."""
     total = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
     rows = Rows(np.arange(batch, dtype=np.int32), np.ones(batch, np.float32))
-    placed = (
-        parallel.replicate(source),
-        parallel.place_feed(rows),
-        parallel.replicate(jax.random.key(0)),
-    )
-    held = [parallel.replicate(state)]
-
-    def once() -> None:
-        held[0], metrics = step(held[0], *placed)
-        jax.block_until_ready((held[0], metrics))
-
-    compiling = _time(once)
-    return compiling, _seconds(once), total
+    feed = parallel.place_feed(rows)
+    run = ProgramRun(step, state, source, jax.random.key(0), feed, parallel)
+    feeds = itertools.repeat(feed)
+    run.seconds(feeds, 1)
+    seconds = statistics.median(run.seconds(feeds, 1) for _ in range(_STEPS))
+    return run.trace_s + run.compile_s, seconds, total
 
 
 def _state(
@@ -188,14 +184,3 @@ def _state(
     channels = channels_of(plan.build_evaluation_policy(), source.image.shape[1:])
     shape = (size, size, channels)
     return initial_program(objective, optimizer, shape)(jax.random.key(0))
-
-
-def _time(once: Callable[[], None]) -> float:
-    began = time.monotonic()
-    once()
-    return time.monotonic() - began
-
-
-def _seconds(once: Callable[[], None]) -> float:
-    """Gives the median of a few runs."""
-    return statistics.median(_time(once) for _ in range(_STEPS))

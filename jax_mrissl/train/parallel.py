@@ -36,7 +36,7 @@ class Traces:
 class Compiled:
     """A compiled `function(state, source, feed, key)` and its count of traces."""
 
-    function: Callable
+    function: Any  # of jax.jit or jax.pmap
     traces: Traces
 
     def __call__(self, *args: Any) -> Any:
@@ -209,27 +209,30 @@ def _put_array(x: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
 
-def choose_parallel(kind: str, batch_size: int, chunks: int = 1) -> Parallel:
+def choose_parallel(
+    kind: str, batch_size: int, chunks: int = 1, *, devices: int | None = None
+) -> Parallel:
     """Makes the layout over the devices of all processes.
 
     Args:
         kind: 'mesh' or 'pmap'.
         batch_size: the global batch, in images.
         chunks: how many parts each device sees its rows in.
+        devices: how many of the devices share the batch; None: all.
 
     Raises:
         UserError: the devices, or they and the chunks, do not divide the batch; or
             there are several processes, and 'pmap' is asked for.
     """
-    devices = processes.devices()
-    parts = len(devices) * chunks
+    chosen = processes.devices()[:devices]
+    parts = len(chosen) * chunks
     if batch_size % parts:
         lower = batch_size // parts * parts
         near = [n for n in (lower, lower + parts) if n > 0]
         by_chunks = f' in {chunks} chunks each' if chunks > 1 else ''
         raise UserError(
-            f'A batch of {batch_size} images cannot be divided over {len(devices)} '
-            f'{devices[0].platform} devices{by_chunks}. Set batch_size (it is the '
+            f'A batch of {batch_size} images cannot be divided over {len(chosen)} '
+            f'{chosen[0].platform} devices{by_chunks}. Set batch_size (it is the '
             f'global one) to a multiple of {parts}, such as '
             f'{" or ".join(map(str, near))}.'
         )
@@ -241,4 +244,4 @@ def choose_parallel(kind: str, batch_size: int, chunks: int = 1) -> Parallel:
             "config.parallel is 'pmap', whose arrays belong to one process, and there "
             f"are {processes.count()}. Set it to 'mesh'."
         )
-    return kinds[kind](devices)
+    return kinds[kind](chosen)

@@ -9,12 +9,18 @@ from jax.sharding import PartitionSpec as P
 from jax_mrissl.models.convolution import conv, max_pool
 
 # kernel, stride, padding, height, width, channels in and out, batch: every path of
-# the CPU's form (1 x 1, few channels, stride 1, im2col), odd and even sizes, tiny ones.
+# the CPU's form (1 x 1, few channels, filters of both sizes, im2col), odd and even
+# sizes, tiny ones.
 CASES = [
     (1, 1, 0, 7, 6, 5, 4, 2),
     (1, 2, 0, 7, 8, 5, 4, 2),
     (3, 1, 1, 9, 8, 8, 6, 2),
     (3, 1, 1, 2, 2, 16, 16, 3),
+    (3, 1, 1, 4, 4, 32, 32, 2),
+    (3, 1, 1, 7, 5, 32, 40, 1),
+    (3, 1, 1, 2, 2, 40, 32, 2),
+    (3, 1, 0, 8, 5, 32, 32, 1),
+    (3, 1, 1, 1, 2, 32, 32, 1),
     (3, 1, 1, 1, 1, 8, 8, 1),
     (3, 1, 1, 2, 1, 32, 32, 1),
     (3, 1, 0, 6, 5, 8, 4, 2),
