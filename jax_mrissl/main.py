@@ -36,13 +36,13 @@ _WORKDIR = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Runs the experiment of the flags."""
     del argv
+    process_flags.start_processes()
     # Imported late, so that --help and a typo are answered at once.
     from jax_mrissl.stages.demo import prepare_simulated
     from jax_mrissl.stages.run import run_experiment
     from jax_mrissl.tasks.from_config import read_experiment
     from jax_mrissl.tasks.page import PAGE
 
-    process_flags.start_processes()
     config = _CONFIG.value
     if 'study' in config:
         raise UserError('This config is of a study: use python -m jax_mrissl.study.')
@@ -53,7 +53,8 @@ def main(argv: list[str]) -> None:
     processes.expect_shared(workdir)
     processes.share(lambda: prepare_simulated(experiment))
     write_json(workdir / 'config.json', config.to_dict())
-    command = ['python', '-m', 'jax_mrissl.main', *sys.argv[1:]]
+    flags_left = process_flags.without_process_flags(sys.argv[1:])
+    command = ['python', '-m', 'jax_mrissl.main', *flags_left]
     table = run_experiment(experiment, workdir, command=shlex.join(command))
     if not processes.is_first():
         return

@@ -48,13 +48,13 @@ _RETRY_FAILED = flags.DEFINE_bool('retry_failed', False, 'Try again what failed.
 def main(argv: list[str]) -> None:
     """Runs the study of the flags."""
     del argv
+    process_flags.start_processes()
     # Imported late, so that --help and a typo are answered at once.
     from jax_mrissl.stages.forecast import forecast_text
     from jax_mrissl.stages.study import TUNED, Study, run_study
     from jax_mrissl.stages.tuned import read_tuned
     from jax_mrissl.tasks.page import PAGE
 
-    process_flags.start_processes()
     config = _CONFIG.value
     if 'study' not in config:
         raise UserError(
@@ -73,7 +73,8 @@ def main(argv: list[str]) -> None:
             print(text)
         return
     write_json(workdir / 'config.json', config.to_dict())
-    command = ['python', '-m', 'jax_mrissl.study', *sys.argv[1:]]
+    flags_left = process_flags.without_process_flags(sys.argv[1:])
+    command = ['python', '-m', 'jax_mrissl.study', *flags_left]
     text = run_study(
         config,
         workdir,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from test_parallel import assert_close
 
+from jax_mrissl.core import process_flags
 from jax_mrissl.core.preemption import START_AGAIN
 from jax_mrissl.train.parallel import MeshParallel
 
@@ -26,14 +27,22 @@ PEER_TIMEOUT_S = 15
 
 
 class Members:
-    """`member.py` in several processes, each with one device or more."""
+    """A program in several processes, each with one device or more.
 
-    def __init__(self, folder, count, *flags, of=None, devices=1):
+    Args:
+        program: behind `python`.
+        count: how many processes; one is started as ever.
+        flags: of the process `of`; None: of all.
+        devices: of each.
+        x64: whether in double precision.
+    """
+
+    def __init__(self, program, count, *flags, of=None, devices=1, x64=True):
         with socket.socket() as free:
             free.bind(('', 0))
             port = free.getsockname()[1]
         environment = os.environ | {
-            'JAX_ENABLE_X64': '1',
+            'JAX_ENABLE_X64': str(int(x64)),
             'JAX_NUM_CPU_DEVICES': str(devices),
             'PYTHONPATH': os.pathsep.join(filter(None, sys.path)),
         }
@@ -48,11 +57,8 @@ class Members:
             special = flags if of in (None, index) else ()
             self.processes.append(
                 subprocess.Popen(
-                    [
-                        *(sys.executable, member.__file__, f'--folder={folder}'),
-                        *(*own, *special),
-                    ],
-                    stdout=subprocess.DEVNULL,
+                    [sys.executable, *program, *own, *special],
+                    stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     env=environment,
                     text=True,
@@ -60,8 +66,9 @@ class Members:
             )
 
     def ended(self, timeout=900):
-        """Waits for all; gives exit codes, and what they said."""
-        said = [process.communicate(timeout=timeout)[1] for process in self.processes]
+        """Waits for all; gives exit codes, and what they said on stderr."""
+        told = [process.communicate(timeout=timeout) for process in self.processes]
+        self.printed, said = zip(*told, strict=True)
         return [process.returncode for process in self.processes], said
 
     def __enter__(self):
@@ -74,8 +81,12 @@ class Members:
                 process.communicate()
 
 
+def training(folder):
+    return [member.__file__, f'--folder={folder}']
+
+
 def run(folder, count, *flags, **options):
-    with Members(folder, count, *flags, **options) as members:
+    with Members(training(folder), count, *flags, **options) as members:
         codes, said = members.ended()
     assert codes == [0] * count, '\n'.join(said)
 
@@ -141,14 +152,14 @@ def test_numbers_are_those_of_one_process(alone, tmp_path, method, count, device
 
 @pytest.mark.slow
 def test_pmap_is_for_one_process(tmp_path):
-    with Members(tmp_path, 2, '--kind=pmap') as members:
+    with Members(training(tmp_path), 2, '--kind=pmap') as members:
         codes, said = members.ended()
     assert codes == [1, 1]
     assert all("Set it to 'mesh'." in words for words in said)
 
 
 def test_after_sigterm_it_goes_on_bit_for_bit(alone, float64, tmp_path):
-    with Members(tmp_path, 1, '--signal=SIGTERM') as members:
+    with Members(training(tmp_path), 1, '--signal=SIGTERM') as members:
         [code], [said] = members.ended()
     assert code == START_AGAIN, said
     assert 'Stopped by SIGTERM. The same command goes on from here.' in said
@@ -168,7 +179,8 @@ def test_after_sigterm_it_goes_on_bit_for_bit(alone, float64, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_at_one_step(alone, tmp_path):
-    with Members(tmp_path, 2, '--signal=SIGTERM', '--at_step=2', of=1) as members:
+    flags = '--signal=SIGTERM', '--at_step=2'
+    with Members(training(tmp_path), 2, *flags, of=1) as members:
         codes, said = members.ended()
     assert codes == [START_AGAIN] * 2, said
     [step] = [int(path.name) for path in (tmp_path / 'checkpoints').iterdir()]
@@ -182,7 +194,8 @@ def test_killed_in_two_processes_it_goes_on_in_one_and_in_four(alone, tmp_path):
     for count in (1, 4):
         folder = tmp_path / str(count)
         # After the checkpoint of step 2, before that of step 4.
-        with Members(folder, 2, '--signal=SIGKILL', '--at_step=4', of=1) as members:
+        flags = '--signal=SIGKILL', '--at_step=4'
+        with Members(training(folder), 2, *flags, of=1) as members:
             codes, said = members.ended()
         assert codes == [START_AGAIN, -signal.SIGKILL], said
         assert (folder / 'checkpoints/2').is_dir()
@@ -194,7 +207,7 @@ def test_killed_in_two_processes_it_goes_on_in_one_and_in_four(alone, tmp_path):
 @pytest.mark.parametrize('number', ['SIGKILL', 'SIGSTOP'])
 @pytest.mark.parametrize('lost', [0, 1])
 def test_the_others_end_when_one_is_lost(tmp_path, number, lost):
-    with Members(tmp_path, 3, f'--signal={number}', of=lost) as members:
+    with Members(training(tmp_path), 3, f'--signal={number}', of=lost) as members:
         others = [p for i, p in enumerate(members.processes) if i != lost]
         began = wait_for(tmp_path / 'disturbed')
         said = [process.communicate(timeout=900)[1] for process in others]
@@ -222,10 +235,40 @@ def wait_for(path):
 @pytest.mark.slow
 def test_processes_that_see_other_folders_are_told_so(tmp_path):
     here, there = tmp_path / 'here', tmp_path / 'there'
-    with Members(here, 2, f'--folder={there}', of=1) as members:
+    with Members(training(here), 2, f'--folder={there}', of=1) as members:
         codes, said = members.ended()
     assert codes == [1, 1]
     assert all('does not see' in words and '--workdir' in words for words in said)
+
+
+@pytest.mark.slow
+def test_an_experiment_in_two_processes_is_that_of_one(cohort, stock, tmp_path):
+    workdir = tmp_path / 'two'
+    program = ['-m', 'jax_mrissl.main', '--config=configs/barlow_brain.py:smoke']
+    program += [f'--config.data_dir={cohort}', f'--workdir={workdir}']
+    with Members(program, 2, x64=False) as members:
+        codes, said = members.ended(timeout=1800)
+    assert codes == [0, 0], said
+    first, other = members.printed
+    assert str(workdir / 'report/index.html') in first
+    assert other.count('The page') == 0
+    assert 'Finetuning' in said[0] and 'Finetuning' not in said[1]
+    alone = stock(tmp_path / 'one')
+    for path in (alone / 'stages').glob('*/done.json'):  # of the same addresses
+        assert (workdir / 'stages' / path.parent.name / 'done.json').exists()
+    pretrained = [
+        json.loads(done.read_text())['last']
+        for folder in (alone, workdir)
+        for done in folder.glob('stages/pretrain-*/done.json')
+    ]
+    assert pretrained[0]['loss'] == pytest.approx(pretrained[1]['loss'], rel=1e-3)
+
+
+def test_how_it_was_started_is_no_part_of_the_command_that_repeats_it():
+    given = ['--config=a.py', '--process_id', '1', '--distributed', '--seed', '1']
+    given += ['--coordinator=h:1', '-num_processes=2', '--workdir=w']
+    left = ['--config=a.py', '--seed', '1', '--workdir=w']
+    assert process_flags.without_process_flags(given) == left
 
 
 def main_of(tmp_path, *flags):
@@ -238,7 +281,7 @@ def main_of(tmp_path, *flags):
         text=True,
         cwd=tmp_path,
         env=os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
-        timeout=120,
+        timeout=900,
         check=False,
     )
 

@@ -1,6 +1,7 @@
 """The flags by which a command is one of several processes."""
 
 import re
+from collections.abc import Sequence
 
 from absl import flags, logging
 
@@ -34,6 +35,29 @@ _START_TIMEOUT = flags.DEFINE_float(
     'Seconds that processes wait for each other at the start.',
     lower_bound=1.0,
 )
+
+
+_OWN = (
+    _COORDINATOR,
+    _NUM_PROCESSES,
+    _PROCESS_ID,
+    _DISTRIBUTED,
+    _PEER_TIMEOUT,
+    _START_TIMEOUT,
+)
+
+
+def without_process_flags(arguments: Sequence[str]) -> list[str]:
+    """Leaves out the flags of this module: how it is started changes no result."""
+    left = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.lstrip('-').partition('=')
+        if not argument.startswith('-') or name not in [flag.name for flag in _OWN]:
+            left.append(argument)
+        elif not equals and name != _DISTRIBUTED.name:
+            next(rest, None)  # its value stands apart
+    return left
 
 
 def start_processes() -> None:

@@ -89,7 +89,7 @@ def run_steps(
     metrics_of: list[Mapping[str, Any]] = list(window)
     window_start, window_clock = first - len(window), time.monotonic()
     timed = 0
-    processes.wait_for_all()  # who is slow to read its data, in a collective, times out
+    processes.wait_for_all()  # to read the data takes some longer than others
     anyone = processes.AnyProcess()
     traces_before = step.traces.count
     with (
