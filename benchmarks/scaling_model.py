@@ -190,17 +190,29 @@ def draw(measured, path):
 
 
 def pieces(path):
-    """Joins what was measured of a method: what CPU devices send, what a TPU does."""
+    """Joins what was measured of a method: what CPU devices send, what a TPU does.
+
+    Of a method that was not compiled for a TPU, the work is that of the first one that
+    was, times the ratio of their CPU programs.
+    """
     found = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    sent = {
+        facts['method']: facts
+        for facts in sorted(found, key=lambda facts: facts['devices'])
+        if facts['target'] == 'CPU'
+    }
+    done = {f['method']: f for f in found if f['target'] != 'CPU'}
+    first = next(iter(done.values()))
     joined = []
-    for method in dict.fromkeys(facts['method'] for facts in found):
-        own = [facts for facts in found if facts['method'] == method]
-        work = [facts for facts in own if facts['target'] != 'CPU']
-        sent = [facts for facts in own if facts['target'] == 'CPU']
-        if work and sent:
-            most = max(sent, key=lambda facts: facts['devices'])
-            what = {name: most[name] for name in ('carries', 'compiled')}
-            joined.append(work[-1] | what)
+    for method, most in sent.items():
+        work = done.get(method)
+        if work is None:
+            base = sent[first['method']]
+            names = ('flops_per_image', 'bytes_accessed_per_device')
+            scaled = {n: first[n] * most[n] / base[n] for n in names}
+            work = first | scaled | {'method': method}
+        what = {name: most[name] for name in ('carries', 'compiled')}
+        joined.append(work | what)
     return joined
 
 
