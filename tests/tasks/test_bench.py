@@ -33,6 +33,7 @@ def facts():
     return json.loads(json.dumps(bench.measure(plan, common, images(), effort)))
 
 
+@pytest.mark.slow
 def test_all_is_measured_and_can_be_told(facts):
     assert (facts['placement'], *facts['inputs']) == ('stream', 'stream', 'host')
     for of in facts['inputs'].values():
@@ -61,6 +62,7 @@ def check_parts(facts):
     assert 2 < operations['networks'] / operations['networks_forward'] < 4
 
 
+@pytest.mark.slow
 def test_parts_add_up_to_a_step(facts):
     check_parts(facts)
 
@@ -72,6 +74,7 @@ def test_parts_of_other_methods_add_up(name):
     check_parts(bench.measure(plan, common, images(), bench.Effort(2, 0.0)))
 
 
+@pytest.mark.slow
 def test_a_slow_input_is_seen_as_waiting(monkeypatch):
     really = bench.open_input
 
@@ -92,6 +95,7 @@ def test_a_slow_input_is_seen_as_waiting(monkeypatch):
     assert waits['input_wait']['median'] > 0.5
 
 
+@pytest.mark.slow
 def test_a_sweep_says_how_the_cost_grows(facts, monkeypatch):
     plan, common = smoke()
     seconds = {4: 1.0, 8: 4.0, 16: 16.0}
