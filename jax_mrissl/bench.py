@@ -89,7 +89,8 @@ def main(argv: list[str]) -> None:
 
 def _measure(config: ConfigDict, effort: 'Effort') -> Any:
     """Measures the last pretraining stage of a config."""
-    from jax_mrissl.tasks.bench import images_of, measure, sweep
+    from jax_mrissl.tasks.bench import measure
+    from jax_mrissl.tasks.bench_sweep import images_of, sweep
     from jax_mrissl.tasks.from_config import read_experiment
 
     if 'study' in config:

@@ -51,7 +51,7 @@ def sweep_table(found: Mapping[str, Any]) -> str:
     """Writes a sweep for a terminal.
 
     Args:
-        found: of `tasks.bench.sweep`.
+        found: of `tasks.bench_sweep.sweep`.
     """
     quantity = found['quantity']
     lines = [

@@ -1,4 +1,4 @@
-"""How fast pretraining is: the whole of it, its parts, its input, its growth."""
+"""How fast pretraining is: the whole of it, its parts, its input."""
 
 import dataclasses
 import itertools
@@ -11,12 +11,9 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 import jax_mrissl
-from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.core.memory import peak_resident_bytes, restart_peak
-from jax_mrissl.data.catalog import DATASETS
 from jax_mrissl.data.pipeline import (
     PREFETCHED,
     Placement,
@@ -25,17 +22,14 @@ from jax_mrissl.data.pipeline import (
     open_input,
 )
 from jax_mrissl.data.prepared import PreparedSet
-from jax_mrissl.data.random_images import random_images
 from jax_mrissl.tasks.from_config import DTYPES, Common, Json, PretrainPlan
 from jax_mrissl.tasks.parts import STEP_PARTS, part_runs
-from jax_mrissl.tasks.pretrain import Training, device_in_words, open_data, set_up
+from jax_mrissl.tasks.pretrain import Training, device_in_words, set_up
 from jax_mrissl.tasks.program_run import ProgramRun
 from jax_mrissl.tasks.programs import training_program
 from jax_mrissl.tasks.stopwatch import Spread, spread
 from jax_mrissl.train.parallel import Parallel, choose_parallel
 
-SWEEPS = ('batch', 'pixels', 'devices')
-_LEAST_IMAGES = 1024
 # A part that is shorter is run several times at a time: clocks and calls cost.
 _LEAST_S = 0.02
 # Sides of the matrices whose product is the peak; the fastest counts.
@@ -92,7 +86,10 @@ def measure(
     bench = _Bench(training, common, prepared, placements)
     found = bench.run(effort)
     memory = _memory(bench.main)  # before the parts, which hold more
-    parts = bench.parts(effort) if effort.parts and plan.chunks == 1 else {}
+    parts: Json = {}
+    parts_operations: Json = {}
+    if effort.parts and plan.chunks == 1:
+        parts, parts_operations = bench.parts(effort)
     peak = _peak_of_product(training.parallel, common.dtype, effort.blocks)
     step_s = found[chosen]['step_s']
     operations = _operations(bench.main.executable, training.parallel)
@@ -125,6 +122,7 @@ def measure(
         'images_per_s': found[chosen]['images_per_s'],
         'inputs': found,
         'parts_s': parts,
+        'parts_flops': parts_operations,
         'rest_s': _rest(found[chosen]['resident_step_s'], parts),
         'flops': operations,
         'product_flops_per_s': peak,
@@ -228,8 +226,8 @@ class _Bench:
             for name in self._inputs
         }
 
-    def parts(self, effort: Effort) -> Json:
-        """Measures the parts of a step, in turn."""
+    def parts(self, effort: Effort) -> tuple[Json, Json]:
+        """Measures the parts of a step, in turn; gives seconds and operations."""
         runs = part_runs(
             self._training, self._state, self._source, self._given, self._key
         )
@@ -240,7 +238,12 @@ class _Bench:
         for _ in range(effort.blocks):
             for name, timer in timers.items():
                 found[name].append(timer())
-        return {name: _json(spread(values)) for name, values in found.items()}
+        operations = {
+            name: _operations(run.executable, self._training.parallel)
+            for name, (run, _) in runs.items()
+        }
+        seconds = {name: _json(spread(values)) for name, values in found.items()}
+        return seconds, operations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,82 +355,3 @@ def _memory(run: ProgramRun) -> Json:
 
 def _json(value: Spread) -> Json:
     return {**dataclasses.asdict(value), 'visible_change': value.visible_change}
-
-
-def images_of(plan: PretrainPlan, common: Common, *, canvas: int) -> PreparedSet:
-    """Opens the images of a plan; where there are none, makes random ones.
-
-    Args:
-        plan, common: the declaration.
-        canvas: of random images, in pixels.
-    """
-    try:
-        return open_data(plan.data, common.data_dir)
-    except UserError as error:
-        declared = DATASETS.get(plan.data.name)
-        channels = 3 if declared and declared.channels == 3 else 1
-        count = max(_LEAST_IMAGES, 4 * plan.batch_size)
-        logging.warning(
-            '%s\nMeasured on %d RANDOM images of %d pixels in its place.',
-            str(error).partition('\n')[0],
-            count,
-            canvas,
-        )
-        return random_images('random', count, canvas=canvas, channels=channels)
-
-
-def sweep(
-    plan: PretrainPlan,
-    common: Common,
-    effort: Effort,
-    quantity: str,
-    values: Sequence[int],
-    *,
-    canvas: int,
-) -> Json:
-    """Measures a stage at several sizes.
-
-    Args:
-        plan, common: the declaration.
-        effort: how long to measure, at each.
-        quantity: of `SWEEPS`; the others stay. `devices` share the same batch.
-        values: in this order; (): around the plan's, or up to all devices.
-        canvas: of random images, where there are no others.
-
-    Returns: `quantity`, `values`, `points` (as of `measure`), and `growth`: the power
-        of the value that the time of a step grows with; None of fewer than two.
-
-    Raises:
-        UserError: an unknown quantity, or more devices than there are.
-    """
-    expect_known(quantity, SWEEPS, '--sweep')
-    values = list(values) or _usual_values(quantity, plan)
-    devices = jax.device_count()
-    if quantity == 'devices' and max(values) > devices:
-        raise UserError(
-            f'--sweep=devices: {max(values)} are asked for, and there are {devices}. '
-            'On a CPU set JAX_NUM_CPU_DEVICES.'
-        )
-    points = []
-    for value in values:
-        given = plan
-        if quantity == 'batch':
-            given = dataclasses.replace(plan, batch_size=value)
-        if quantity == 'pixels':
-            given = dataclasses.replace(plan, image_size=value)
-        images = images_of(given, common, canvas=canvas)
-        count = value if quantity == 'devices' else None
-        points.append(measure(given, common, images, effort, devices=count))
-    growth = None
-    if len(set(values)) > 1:
-        seconds = [point['step_s']['median'] for point in points]
-        growth = float(np.polyfit(np.log(values), np.log(seconds), 1)[0])
-    return {'quantity': quantity, 'values': values, 'points': points, 'growth': growth}
-
-
-def _usual_values(quantity: str, plan: PretrainPlan) -> list[int]:
-    if quantity == 'devices':
-        count = jax.device_count()
-        return [n for n in (2**i for i in range(count)) if n <= count]
-    own = plan.batch_size if quantity == 'batch' else plan.image_size
-    return [own // 4, own // 2, own, 2 * own]
