@@ -40,7 +40,7 @@ _AT_STEP = flags.DEFINE_integer('at_step', 3, '... before it asks for this step.
 
 def train(folder, method, parallel, disturb=lambda step: None):
     """Trains up to STEPS, from a checkpoint if there is one; writes `result.npz`."""
-    minimised = objective(method, jnp.float64, light=True)
+    minimised = objective(method, jnp.float64)
     optimizer = optimizer_of(minimised)
     state = parallel.replicate(initial(minimised, jnp.float64))
     log = MetricsLog(folder / 'metrics.jsonl')

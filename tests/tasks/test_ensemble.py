@@ -18,12 +18,11 @@ from jax_mrissl.tasks.prediction_text import prediction_text
 from jax_mrissl.tasks.saliency_gallery import saliency_gallery
 
 
-def fold(answer, seen, probe=None):
+def fold(answer, seen, encoder=None):
     """A network that says one thing of all images, and knows some."""
     return types.SimpleNamespace(
-        params=answer,
+        params={'encoder': encoder or [answer]},
         model_state=None,
-        probe=probe,
         seen=np.array(seen),
         answers=lambda features: np.outer(features, [answer, 1 - answer]),
         novelty=types.SimpleNamespace(
@@ -52,19 +51,20 @@ def test_only_folds_speak_that_did_not_train_on_an_image():
     assert verdict.trained_on.tolist() == [3, 1, 1, 0]
 
 
-def test_a_frozen_encoder_is_asked_once():
+def test_an_encoder_that_folds_share_is_asked_once():
     asked = []
 
     def program(params, state, source, rows):
-        asked.append(params)
+        asked.append(*params['encoder'])
         return np.ones(len(rows))
 
     given = dict(looks=np.ones((1, 1)), pixel_sha256=np.array(['x']))
-    probes = [fold(0.1, ['a'], probe=1), fold(0.5, ['a'], probe=2)]
+    frozen = ['frozen']
+    probes = [fold(0.1, ['a'], frozen), fold(0.5, ['a'], frozen)]
     ask(probes, program, None, np.arange(1), **given)
-    assert asked == [0.1]
+    assert asked == ['frozen']
     ask([fold(0.1, ['a']), fold(0.5, ['a'])], program, None, np.arange(1), **given)
-    assert asked == [0.1, 0.1, 0.5]
+    assert asked == ['frozen', 0.1, 0.5]
 
 
 @pytest.mark.parametrize('task', ['regression', 'ordinal'])

@@ -261,7 +261,7 @@ def test_simulated_data_is_called_so_on_every_line_of_numbers(tmp_path):
 
 def test_an_overlap_is_shouted(tmp_path):
     overlap = Overlap(3, 2, 5, (('exact', 1), ('twin', 2)), 40, 10)
-    words = Study(tmp_path).run(overlap=overlap, allow_overlap=True)
+    words = Study(tmp_path).run(overlap=overlap)
     assert (
         'OVERLAP ALLOWED: pretraining has seen 3 labelled images of 2 subjects '
         '(1 pixel by pixel, 2 as twins'
