@@ -12,8 +12,8 @@ Cause = Literal['features', 'looks']
 
 # Of the images of held-out subjects, at least as many are within the threshold.
 _WITHIN = 0.98
-# Interquartile ranges beyond the upper quartile: what Tukey calls far out.
-_FAR_OUT = 3.0
+# What lies no further beyond them than this is no stranger yet.
+_MARGIN = 1.1
 # More directions than these would be fitted to single subjects.
 _MOST_DIRECTIONS = 64
 # Rows of training for each direction, at least: neighbouring slices are no strangers.
@@ -89,12 +89,8 @@ class Novelty:
 
     An image is unlike where a network's features of it lie apart, or its plain looks
     do: a network that was trained to tell its classes may well map a radiograph on
-    one of them. Each distance is divided by where held-out subjects are far out: three
-    interquartile ranges of its logarithm beyond the upper quartile, or the 98th
-    percentile where that is more. A stricter threshold would call every slice unlike
-    that lies a centimetre beside the trained ones; other organs are far beyond this.
-
-    Source of the rule: Tukey 1977, Exploratory data analysis, 2D.
+    one of them. Each distance is divided by its threshold: the 98th percentile among
+    images of held-out subjects, at all levels of the head, and a tenth more.
 
     Attributes:
         features, looks: the clouds.
@@ -130,7 +126,7 @@ class Novelty:
                 clouds[1].distances(held_looks),
             ]
         )
-        reach = np.array([_far_out(row) for row in held])
+        reach = np.array([_threshold(row) for row in held])
         return cls(*clouds, reach, float((held > reach[:, None]).any(0).mean()))
 
     def scores(self, features: Array, looks: Array) -> Array:
@@ -162,11 +158,8 @@ class Novelty:
             return cls(features, looks, stored['reach'], share)
 
 
-def _far_out(distances: Array) -> float:
-    logs = np.log(np.maximum(distances, 1e-6))
-    low, high = np.quantile(logs, [0.25, 0.75])
-    fence = float(np.exp(high + _FAR_OUT * (high - low)))
-    return max(fence, float(np.quantile(distances, _WITHIN)), 1e-6)
+def _threshold(distances: Array) -> float:
+    return max(_MARGIN * float(np.quantile(distances, _WITHIN)), 1e-6)
 
 
 def looks_of(image: Array, box: Array) -> Array:
