@@ -220,6 +220,24 @@ def run_module(name, *flags):
     )
 
 
+def start_worker(name, *flags):
+    """Starts one of several processes of a command, on one device."""
+    return subprocess.Popen(
+        [sys.executable, '-m', f'jax_mrissl.{name}', *flags],
+        env=os.environ | {'JAX_NUM_CPU_DEVICES': '1'},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def stages(workdir):
+    """Gives when each stage was finished, by its folder."""
+    return {
+        p.parent.name: p.stat().st_mtime_ns for p in workdir.glob('stages/*/done.json')
+    }
+
+
 def dicom_of(stored, **tags):
     """Makes an MR image of stored values, [H, W] or [frames, H, W]; tags come last."""
     import pydicom

@@ -56,7 +56,7 @@ def train(folder, method, parallel, disturb=lambda step: None):
             steps_per_epoch=2,
             seed=0,
             first_step=first,
-            shard=Shard(jax.process_index(), processes.count()),
+            shard=Shard.own(),
         )
 
         def disturbed():

@@ -106,8 +106,8 @@ def find_seen(
     tested_people = _people(labelled, data_dir)
     reasons = np.full(len(tested), 'none', 'U6')
     shown_by: dict[str, np.ndarray] = {}
-    for part in pretraining:
-        key = digest(part.identity())
+    keys = [digest(part.identity()) for part in pretraining]
+    for key, part in zip(keys, pretraining, strict=True):
         if key in shown_by:
             continue  # a chain may pretrain on it twice
         shows = np.zeros(len(part.prepared), bool)  # a tested subject
@@ -151,7 +151,7 @@ def find_seen(
         labelled_images=len(tested),
         labelled_subjects=len(np.unique(tested.groups)),
     )
-    return overlap, tuple(shown_by[digest(part.identity())] for part in pretraining)
+    return overlap, tuple(shown_by[key] for key in keys)
 
 
 def _people(part: Part, data_dir: Path) -> np.ndarray:

@@ -125,6 +125,11 @@ class Shard:
     index: int = 0
     count: int = 1
 
+    @classmethod
+    def own(cls) -> 'Shard':
+        """Gives that of this process, numbered as the runtime that has the devices."""
+        return cls(jax.process_index(), processes.count())
+
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Gives this process's rows of a batch, [..., B]."""
         share = rows.shape[-1] // self.count

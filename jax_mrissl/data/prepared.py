@@ -227,9 +227,15 @@ def open_prepared(
 
 
 def open_fingerprint(
-    data_dir: str | Path, fingerprint: str, split: str
+    data_dir: str | Path, fingerprint: str, split: str, *, left_out: Sequence[str] = ()
 ) -> PreparedSet | None:
-    """Opens the dataset of a fingerprint; None if it is not there, or not any more."""
+    """Opens the dataset of a fingerprint; None if it is not there, or not any more.
+
+    Args:
+        data_dir: where prepared datasets are.
+        fingerprint, split: of what is looked for.
+        left_out: groups of it that were not used.
+    """
     for file in sorted(Path(data_dir).expanduser().glob('*/*.*.*/card.json')):
         try:
             known = read_json(file).get('fingerprint') == fingerprint
@@ -239,7 +245,7 @@ def open_fingerprint(
         except (OSError, ValueError):  # half written, another layout, no such split
             continue
         if prepared.fingerprint == fingerprint:  # the newest version
-            return prepared
+            return prepared.without(left_out)
     return None
 
 

@@ -78,11 +78,8 @@ class Matrix:
     def title(self) -> str:
         """Says what the cells are."""
         setting = self._setting
-        labels = ''
-        if setting.label_fraction != 1:
-            labels = f', {100 * setting.label_fraction:g} % of the training subjects'
+        labels, simulated = _labels(setting), _simulated(self._facts)
         count = setting.subjects if self._unit == 'subject' else setting.slices
-        simulated = f', {SIMULATED.upper()}' if self._facts.simulated else ''
         return (
             f'{metric_words(setting.headline)} by {self._unit}, {self._mode}: '
             f'{setting.title}{labels} (n = {count}){simulated}'
@@ -154,9 +151,7 @@ class Transfer:
     @property
     def title(self) -> str:
         """Says what the cells are."""
-        share = self._settings[0].label_fraction
-        labels = '' if share == 1 else f', {100 * share:g} % of the training subjects'
-        simulated = f', {SIMULATED.upper()}' if self._facts.simulated else ''
+        labels, simulated = _labels(self._settings[0]), _simulated(self._facts)
         return (
             f'Transfer, {self._mode}: pretrained minus untrained, by subject{labels}; '
             f'below 0 pretraining helped{simulated}'
@@ -201,6 +196,17 @@ def transfers(facts: StudyFacts) -> list[Transfer]:
             if len({setting.dataset for setting in own}) > 1 and matrix.rows:
                 found.append(matrix)
     return found
+
+
+def _labels(setting: SettingFacts) -> str:
+    """Says for a title how many labels there were; '': all."""
+    if setting.label_fraction == 1:
+        return ''
+    return f', {100 * setting.label_fraction:g} % of the training subjects'
+
+
+def _simulated(facts: StudyFacts) -> str:
+    return f', {SIMULATED.upper()}' if facts.simulated else ''
 
 
 def _difference(arm: StudyArm | None) -> str:

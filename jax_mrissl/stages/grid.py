@@ -1,6 +1,7 @@
 """A study's config read: the cells of its grid, each an experiment."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -215,34 +216,27 @@ def cells(
     ):
         modes = tuple(dict.fromkeys([*grid.modes, *extra.get(encoder, ())]))
 
-        def made(
-            settings: Settings | None = None,
-            encoder: Encoder = encoder,
-            setting: Setting = setting,
-            seed: int = seed,
-            modes: tuple[str, ...] = modes,
-        ) -> Experiment:
-            looked_at = grid.saliency == 'finalists' and encoder in extra
-            return experiment_of(
-                config,
-                encoder,
-                setting,
-                seed,
-                modes,
-                settings=settings or {},
-                saliency=looked_at or grid.saliency == 'all',
-            )
-
+        looked_at = grid.saliency == 'finalists' and encoder in extra
+        made = functools.partial(
+            experiment_of,
+            config,
+            encoder,
+            setting,
+            seed,
+            modes,
+            saliency=looked_at or grid.saliency == 'all',
+        )
         if not chosen or not encoder.method:
-            found.append(Cell(encoder, setting, seed, made()))
+            found.append(Cell(encoder, setting, seed, made(settings={})))
             continue
         try:
             own = chosen.settings(encoder, setting)
         except UserError as error:
-            found.append(Cell(encoder, setting, seed, made(), refused=str(error)))
+            plain = made(settings={})
+            found.append(Cell(encoder, setting, seed, plain, refused=str(error)))
             continue
         by_fold = tuple(
-            dataclasses.replace(made(settings), notes=(chosen.note,))
+            dataclasses.replace(made(settings=settings), notes=(chosen.note,))
             for settings in own
         )
         found.append(Cell(encoder, setting, seed, by_fold[0], by_fold))

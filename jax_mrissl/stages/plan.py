@@ -379,9 +379,10 @@ def _ancestors(lineage: Any, data_dir: str) -> list[Part]:
     params = lineage.get('params', {})
     if fingerprint := params.get('data'):
         split = params.get('split', 'all')
-        if prepared := open_fingerprint(data_dir, fingerprint, split):
-            seen = prepared.without(params.get('left_out', ()))
-            found.append(Part(prepared.name, split, seen))
+        left_out = params.get('left_out', ())
+        prepared = open_fingerprint(data_dir, fingerprint, split, left_out=left_out)
+        if prepared:
+            found.append(Part(prepared.name, split, prepared))
     for parent in lineage.get('parents', ()):
         found += _ancestors(parent, data_dir)
     return found

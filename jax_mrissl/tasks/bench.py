@@ -167,7 +167,7 @@ class _Bench:
                 steps_per_epoch=training.steps_per_epoch,
                 seed=common.seed,
                 first_step=0,
-                shard=Shard(jax.process_index(), jax.process_count()),
+                shard=Shard.own(),
                 partners=training.plan.positives == 'subject',
             )
             given = next(feeds)

@@ -136,12 +136,16 @@ def _overlap(
     """Looks for the set's subjects in training; names the sets that are not there."""
     parts, lacking = [], []
     for told in [run.told['dataset'], *run.told['pretrained_on']]:
-        found = open_fingerprint(data_dir, told['fingerprint'], told['split'])
+        found = open_fingerprint(
+            data_dir,
+            told['fingerprint'],
+            told['split'],
+            left_out=told.get('left_out', ()),
+        )
         if found is None:
             lacking.append(told['name'])
         else:
-            seen = found.without(told.get('left_out', ()))
-            parts.append(Part(told['name'], told['split'], seen))
+            parts.append(Part(told['name'], told['split'], found))
     part = Part(data.prepared.name, split, data.prepared)
     return find_overlap(parts, part, data_dir, spare=spare), lacking
 

@@ -398,7 +398,7 @@ class Finetuner:
                         steps_per_epoch=steps,
                         seed=self._common.seed + index,
                         first_step=first,
-                        shard=Shard(jax.process_index(), processes.count()),
+                        shard=Shard.own(),
                     ),
                 ),
                 self._parallel.replicate(jax.random.fold_in(self._key, 1 + index)),

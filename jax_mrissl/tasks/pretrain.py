@@ -185,7 +185,7 @@ def run_pretrain(
             steps_per_epoch=steps_per_epoch,
             seed=common.seed,
             first_step=first,
-            shard=Shard(jax.process_index(), processes.count()),
+            shard=Shard.own(),
             partners=plan.positives == 'subject',
         )
         logging.info(

@@ -4,15 +4,16 @@ With it `predict` says when an image is unlike the training images, and which fo
 seen it, without the training images.
 """
 
+import dataclasses
+import functools
 import io
-from typing import Any
 
 import numpy as np
 from absl import logging
 
 from jax_mrissl.core.progress import Progress
 from jax_mrissl.core.run_dir import write_atomically
-from jax_mrissl.data.pipeline import resident
+from jax_mrissl.data.pipeline import Resident, resident
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.metrics.novelty import Novelty, looks_of
 from jax_mrissl.tasks.answers import scale_of
@@ -44,45 +45,69 @@ def write_training_facts(
     if not missing:
         return
     logging.info('Keeping what the training images look like, for `predict`.')
-    looks = looks_of_all(data.prepared)
-    held = [_held_out(data, whole, fold.validation) for fold in data.folds]
-    held_looks = [looks_of_all(prepared) for prepared in held]
-    source = run.parallel.replicate(resident(data.prepared))
+    own, *held = (
+        dataclasses.replace(pictures, source=run.parallel.replicate(pictures.source))
+        for pictures in _pictures(data, whole)
+    )
     program = run.features()
     for arm in dict.fromkeys(arm for arm, _ in missing):
         networks = run.networks(arm)
 
-        def embed(source: Any, rows: np.ndarray, network: FoldNetwork) -> np.ndarray:
-            return program(network.params, network.model_state, source, rows)
+        def embed(
+            pictures: _Pictures, rows: np.ndarray, network: FoldNetwork
+        ) -> np.ndarray:
+            return program(network.params, network.model_state, pictures.source, rows)
 
-        every, encoder = np.arange(len(data.labels)), None
-        frozen = np.zeros(0)
+        encoder, frozen = None, np.zeros(0)
         for network in networks:
             if (arm, network.index) not in missing:
                 continue
-            fold = data.folds[network.index]
+            fold, others = data.folds[network.index], held[network.index]
             train = data.rows(fold.train)
-            others = held[network.index]
             if arm.mode == 'linear':  # mostly one encoder for all folds
                 if network.params['encoder'] is not encoder:
-                    frozen = embed(source, every, network)
+                    frozen = embed(own, own.rows, network)
                     encoder = network.params['encoder']
                 features = frozen[train]
             else:
-                features = embed(source, train, network)
+                features = embed(own, train, network)
             novelty = Novelty.fit(
                 features,
-                looks[train],
-                embed(
-                    run.parallel.replicate(resident(others)),
-                    np.arange(len(others)),
-                    network,
-                ),
-                held_looks[network.index],
+                own.looks[train],
+                embed(others, others.rows, network),
+                others.looks,
             )
             rows = np.concatenate([train, data.rows(fold.validation)])
             seen = _seen(data, whole, rows, data.rows(fold.test))
             _write(data, network, novelty, seen, train)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pictures:
+    """Images, and what is known of them without a network.
+
+    Attributes:
+        source: the images.
+        looks: float64 [n, L].
+    """
+
+    source: Resident
+    looks: np.ndarray
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All of them."""
+        return np.arange(len(self.looks))
+
+
+@functools.lru_cache(maxsize=1)
+def _pictures(data: LabelledData, whole: PreparedSet) -> list[_Pictures]:
+    """Gives the labelled images, and what is held out in each fold.
+
+    No network has to do with them: all experiments of a study have the same.
+    """
+    held = [_held_out(data, whole, fold.validation) for fold in data.folds]
+    return [_Pictures(resident(p), looks_of_all(p)) for p in (data.prepared, *held)]
 
 
 def _held_out(

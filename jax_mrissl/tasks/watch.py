@@ -24,7 +24,7 @@ from jax_mrissl.metrics.spread import (
     embedding_std,
     uniformity,
 )
-from jax_mrissl.tasks.programs import shared
+from jax_mrissl.tasks.programs import embedding, shared
 from jax_mrissl.train.loop import TrainingDiverged
 from jax_mrissl.train.parallel import MeshParallel
 from jax_mrissl.train.state import TrainState
@@ -339,18 +339,12 @@ class _Embedder:
 
     def __call__(self, state: TrainState, view: jax.Array) -> jax.Array:
         """Gives the embeddings, [B, F], of one view, [B, H, W, C]."""
-        return self._embed(state.params['encoder'], state.model_state['encoder'], view)
+        return self._embed(state.params, state.model_state, view)
 
 
 @shared
 def _embed_program(encoder: Any, parallel: MeshParallel) -> Callable[..., jax.Array]:
-    def embed(params: Any, model_state: Any, view: jax.Array) -> jax.Array:
-        found: jax.Array = encoder.apply(
-            {'params': params, **model_state}, view, train=False
-        )
-        return found
-
-    return jax.jit(embed, out_shardings=parallel.replicated)
+    return jax.jit(embedding(encoder), out_shardings=parallel.replicated)
 
 
 class _Embeddings:

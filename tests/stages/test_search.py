@@ -1,14 +1,12 @@
 """A search chooses in every fold by its own validation; a study runs with that."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from conftest import stages, start_worker
 
 from jax_mrissl.configs import study
 from jax_mrissl.core.errors import UserError
@@ -35,13 +33,6 @@ def small(cohort, **changes):
     del config.search.space.barlow.epochs, config.search.space.barlow.batch_size
     config.search.update({'trials': 2, 'startup_trials': 1, 'looks': 1} | changes)
     return config
-
-
-def stages(workdir):
-    """Gives when each stage was finished, by its folder."""
-    return {
-        p.parent.name: p.stat().st_mtime_ns for p in workdir.glob('stages/*/done.json')
-    }
 
 
 @pytest.fixture(scope='module')
@@ -181,36 +172,21 @@ def test_what_cannot_be_trained_fails_and_the_rest_goes_on(cohort, stock, tmp_pa
     assert "'not\\_there' is not prepared" in text
 
 
-WORKER = """
-from jax_mrissl.core import command
-from jax_mrissl import search
-command.run_command(search.main, search.__doc__)
-"""
-
-
 @pytest.mark.slow
 def test_two_workers_of_whom_one_is_killed_find_what_one_finds(cohort, tmp_path):
     def start(workdir, *flags):
-        return subprocess.Popen(
-            [
-                sys.executable,
-                '-c',
-                WORKER,
-                '--config=configs/study.py:smoke',
-                f'--config.data_dir={cohort}',
-                "--config.study.methods=('barlow',)",
-                "--config.study.chains=('brain', 'natural')",
-                "--config.study.targets=('severity3',)",
-                '--config.search.trials=2',
-                # Who ends first decides what is given up; nothing else depends on it.
-                '--config.search.pruner=none',
-                f'--workdir={workdir}',
-                *flags,
-            ],
-            env=os.environ | {'JAX_NUM_CPU_DEVICES': '1'},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        return start_worker(
+            'search',
+            '--config=configs/study.py:smoke',
+            f'--config.data_dir={cohort}',
+            "--config.study.methods=('barlow',)",
+            "--config.study.chains=('brain', 'natural')",
+            "--config.study.targets=('severity3',)",
+            '--config.search.trials=2',
+            # Who ends first decides what is given up; nothing else depends on it.
+            '--config.search.pruner=none',
+            f'--workdir={workdir}',
+            *flags,
         )
 
     def found(workdir):

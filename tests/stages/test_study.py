@@ -2,14 +2,11 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from conftest import CLASSES
+from conftest import CLASSES, stages, start_worker
 
 from jax_mrissl.configs import study
 from jax_mrissl.core.errors import UserError
@@ -31,13 +28,6 @@ def small(cohort, **changes):
     config.study.update(changes)
     config.finetune.bootstrap_resamples = 50
     return config
-
-
-def stages(workdir):
-    """Gives when each stage was finished, by its folder."""
-    return {
-        p.parent.name: p.stat().st_mtime_ns for p in workdir.glob('stages/*/done.json')
-    }
 
 
 @pytest.fixture(scope='module')
@@ -190,34 +180,18 @@ def test_a_study_that_cannot_run_at_all_says_why(tmp_path):
         Study(config, tmp_path)
 
 
-WORKER = """
-import sys
-from jax_mrissl.core import command
-from jax_mrissl import study
-command.run_command(study.main, study.__doc__)
-"""
-
-
 @pytest.mark.slow
 def test_four_workers_of_whom_two_are_killed_do_each_stage_once(cohort, tmp_path):
     def start(workdir):
-        return subprocess.Popen(
-            [
-                sys.executable,
-                '-c',
-                WORKER,
-                '--config=configs/study.py:smoke',
-                f'--config.data_dir={cohort}',
-                '--config.report.pictures=false',
-                "--config.study.methods=('barlow', 'simclr')",
-                "--config.study.chains=('natural', 'brain', 'natural>brain')",
-                "--config.study.targets=('severity3',)",
-                f'--workdir={workdir}',
-            ],
-            env=os.environ | {'JAX_NUM_CPU_DEVICES': '1'},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        return start_worker(
+            'study',
+            '--config=configs/study.py:smoke',
+            f'--config.data_dir={cohort}',
+            '--config.report.pictures=false',
+            "--config.study.methods=('barlow', 'simclr')",
+            "--config.study.chains=('natural', 'brain', 'natural>brain')",
+            "--config.study.targets=('severity3',)",
+            f'--workdir={workdir}',
         )
 
     alone, shared = tmp_path / 'alone', tmp_path / 'shared'
