@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import run_module, smoke_config
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.random_images import random_images
@@ -11,7 +12,6 @@ from jax_mrissl.report.bench_table import bench_table, sweep_table
 from jax_mrissl.tasks import bench, bench_sweep
 from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.tasks.parts import STEP_PARTS
-from tests.conftest import run_module, smoke_config
 
 QUICK = bench.Effort(blocks=2, block_s=0.0, parts=False)
 
