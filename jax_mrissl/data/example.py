@@ -8,6 +8,7 @@ Source: example.proto and feature.proto of TensorFlow;
 https://protobuf.dev/programming-guides/encoding.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -29,12 +30,15 @@ def encode_example(features: Mapping[str, bytes | np.ndarray]) -> bytes:
             integers of at most one dimension.
     """
     entries = [
-        _field(
-            1, _field(_KEY, name.encode()) + _field(_VALUE, _feature(features[name]))
-        )
+        _field(1, _key(name) + _field(_VALUE, _feature(features[name])))
         for name in sorted(features)
     ]
     return _field(1, b''.join(entries))
+
+
+@functools.cache
+def _key(name: str) -> bytes:
+    return _field(_KEY, name.encode())
 
 
 def _feature(value: bytes | np.ndarray) -> bytes:

@@ -23,6 +23,11 @@ from jax_mrissl.readers.slice import Slice, pixel_sha256
 # About 5 MB at 160 pixels: small enough that a killed command loses little.
 IMAGES_PER_SHARD = 512
 
+# PNG does not become smaller by another compression, which takes its time to find out.
+_WRITING = 'group_size:1,uncompressed'
+# An answer of `write_shard` for so many images: one that listens costs its time, too.
+_IMAGES_PER_ANSWER = 32
+
 # Raised by hand when the same files and options give other records than before.
 FORMAT = 3
 # Those whose records say the same: in 2, images were packed otherwise.
@@ -97,19 +102,19 @@ def write_shard(
         channels, bits: of the stored images.
 
     Yields:
-        1 after each image.
+        How many images were written since the last time.
 
     Raises:
         UserError: a raw file changed since it was looked at, or cannot be read again.
     """
     shard = Path(path)
     temporary = shard.with_name(f'.{shard.name}.{os.getpid()}.tmp')
-    writer = array_record_module.ArrayRecordWriter(str(temporary), 'group_size:1')
+    writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITING)
     digest, size = hashlib.sha256(), 0
     sums = np.zeros((2, channels), np.int64)
     pixel_count = 0
     with _errors_of_the_disk(temporary):
-        for fields in rows:
+        for number, fields in enumerate(rows, 1):
             row = Row(*fields)
             image = _encoded(row, canvas, channels, bits)
             record = _message(row, image)
@@ -118,7 +123,9 @@ def write_shard(
             size += len(record)
             sums += image.moments['sum'], image.moments['sum_of_squares']
             pixel_count += image.moments['pixels']
-            yield 1
+            if number % _IMAGES_PER_ANSWER == 0:
+                yield _IMAGES_PER_ANSWER
+        yield len(rows) % _IMAGES_PER_ANSWER
         writer.close()
         _keep(temporary, len(rows))
     facts = {
