@@ -31,6 +31,8 @@ subgroups
     says why not, there are none.
 adjustments
     what arms add to age, sex and brain volume: `Adjustment.to_json`.
+shuffled_labels
+    where they were shuffled, each arm among permutations: `shuffled.chances`.
 """
 
 import math
@@ -53,6 +55,7 @@ from jax_mrissl.tasks.from_config import Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import UNITS, Measured, measure, prior_rows, result_rows
 from jax_mrissl.tasks.pooling import UNTRAINED, Arm
+from jax_mrissl.tasks.shuffled import chance_text, chances
 from jax_mrissl.tasks.subgroups import subgroups
 
 _ORDER = {'baseline': 0, 'arm': 1, 'control': 2}
@@ -99,6 +102,8 @@ def evaluate(
     told = _told(measured)
     against = compare_with_baselines(measured)
     beyond = adjustments(measured, data)
+    shuffled = experiment.finetune.shuffle_labels
+    by_chance = chances(measured, data, seed) if shuffled else []
     write_folds(workdir / 'folds.json', data.folds)
     content = {
         'experiment': experiment.name,
@@ -122,6 +127,7 @@ def evaluate(
             group.to_json() for group in subgroups(measured, data, plan, seed=seed)
         ],
         'adjustments': [one.to_json() for one in beyond],
+        'shuffled_labels': by_chance,
     }
     write_json(workdir / 'metrics.json', _plain(content))
     title = (
@@ -138,6 +144,7 @@ def evaluate(
             if one.is_named_first and one.arm in told
         ),
         *adjustment_texts(beyond, told, simulated=simulated),
+        *([chance_text(by_chance, data)] if by_chance else []),
         *foot(
             rows,
             data,

@@ -166,6 +166,28 @@ def test_pools_the_folds_by_image(tmp_path):
             assert (found['subjects'], found['slices']) == (27, len(data.labels))
 
 
+@pytest.mark.parametrize('leaky', [False, True])
+def test_shuffled_labels_are_put_among_permutations(tmp_path, leaky):
+    plain = Study(tmp_path / 'plain')
+    plain.run()
+    assert plain.stored['shuffled_labels'] == []
+    data = labelled()
+    if leaky:
+        data = dataclasses.replace(data, division='image')
+    study = Study(tmp_path, data=data)
+    mixed = dataclasses.replace(experiment().finetune, shuffle_labels=True)
+    text = study.run(finetune=mixed)
+    strong, _ = study.stored['shuffled_labels']
+    assert (strong['arm'], strong['metric']) == ('pretrained', 'macro_auroc')
+    arm = study.arms[0]
+    own = study.result(arm, 'subject')['macro_auroc']['value']
+    assert strong['value'] == pytest.approx(own)
+    assert strong['value'] > strong['high'] and not strong['is_inside']
+    assert f'pretrained, linear {own:.3f}, OUTSIDE' in text
+    assert ('other images of tested subjects were trained on' in text) == leaky
+    assert ('subjects leak' in text) != leaky
+
+
 def test_the_class_prior_comes_first_in_both_units(tmp_path):
     study = Study(tmp_path)
     study.run()
