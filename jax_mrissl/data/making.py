@@ -289,7 +289,7 @@ class Making:
         for split in plan.splits:
             kept = plan.kept(split)
             total += len(kept)
-            count = -(-len(kept) // records.IMAGES_PER_SHARD)
+            count = records.shard_count(len(kept))
             for index in range(count):
                 # Shards of equal size, to one image.
                 part = kept[

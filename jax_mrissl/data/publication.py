@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from jax_mrissl.core.run_dir import write_atomically, write_json
+from jax_mrissl.data import records
 from jax_mrissl.data.card import card_text, rejects_text
 from jax_mrissl.data.inventory import RawFile, derive_key
 from jax_mrissl.data.item import Item
@@ -156,14 +157,11 @@ def _in_utf8(words: str) -> str:
 
 
 def _draw_sheet(content: Content) -> bytes:
-    from jax_mrissl.data.tfds_format import read_shown
-
     spec, card, shards = content.spec, content.card, content.shards
     rows = []
     for examples in choose_examples(spec, content.plan, content.files):
         images = [
-            read_shown(shards[split], index, card['channels'], card['bits'])
-            for split, index in examples.places
+            records.read_shown(shards[split], index) for split, index in examples.places
         ]
         rows.append(SheetRow(examples.title, examples.note, images))
     counts = card['counts']

@@ -1,9 +1,8 @@
 """A set of random images in memory, for measuring time where there are no data."""
 
-from typing import Any
-
 import numpy as np
 
+from jax_mrissl.data.example import encode_example
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.report.png import encode_png
 
@@ -26,13 +25,13 @@ def random_images(
     rng = np.random.default_rng(seed)
     distinct = min(count, _DISTINCT)
     cells = -(-canvas // _SPOT)
-    records: list[dict[str, Any]] = []
+    records: list[bytes] = []
     for _ in range(distinct):
         spots = rng.integers(0, 200, (cells, cells, channels))
         smooth = spots.repeat(_SPOT, 0).repeat(_SPOT, 1)[:canvas, :canvas]
         pixels = (smooth + rng.integers(0, 56, smooth.shape)).astype(np.uint8)
         png = encode_png(pixels if channels == 3 else pixels[..., 0], method='quick')
-        records.append({'image': png})
+        records.append(encode_example({'image': png}))
     names = np.array([f'random-{i}' for i in range(count)])
     nothing = np.full(count, '')
     return PreparedSet(

@@ -14,14 +14,18 @@ from array_record.python import array_record_module
 
 from jax_mrissl.core.errors import UnreadableFile, UserError
 from jax_mrissl.core.run_dir import read_json, write_json
-from jax_mrissl.data.canvas import Encoded, encode, in_colour, place
-from jax_mrissl.data.example import encode_example
+from jax_mrissl.data.canvas import Encoded, encode, in_colour, place, shown
+from jax_mrissl.data.example import decode_example, encode_example
 from jax_mrissl.data.spool import read_image
+from jax_mrissl.readers.image import decode_png
 from jax_mrissl.readers.read import read
 from jax_mrissl.readers.slice import Slice, pixel_sha256
 
 # About 5 MB at 160 pixels: small enough that a killed command loses little.
 IMAGES_PER_SHARD = 512
+# Of larger sets, shards are larger: all of a set's are open at once, and many systems
+# let a process open 1,024 files.
+_MOST_SHARDS = 256
 
 # PNG does not become smaller by another compression, which takes its time to find out.
 _WRITING = 'group_size:1,uncompressed'
@@ -74,6 +78,11 @@ class Row:
 def shard_name(name: str, split: str, index: int, count: int) -> str:
     """Names a shard as TFDS does."""
     return f'{name}-{split}.array_record-{index:05d}-of-{count:05d}'
+
+
+def shard_count(images: int) -> int:
+    """Says into how many shards a split is divided."""
+    return min(-(-images // IMAGES_PER_SHARD), _MOST_SHARDS)
 
 
 def facts_name(shard: Path) -> Path:
@@ -145,12 +154,20 @@ def read_facts(shard: Path) -> dict[str, Any]:
     return read_json(facts_name(shard))
 
 
-def read_record(shard: Path, index: int) -> bytes:
-    """Reads the message of one record of a shard."""
-    reader = array_record_module.ArrayRecordReader(str(shard))
-    record: bytes = reader.read([index])[0]
-    reader.close()
-    return record
+def read_shown(shards: Sequence[Path], index: int) -> np.ndarray:
+    """Reads record `index` of a split as it is shown, given all of its shards.
+
+    Returns: uint8 [H, W, C].
+    """
+    for shard in shards:
+        count = read_facts(shard)['count']
+        if index < count:
+            reader = array_record_module.ArrayRecordReader(str(shard))
+            example = decode_example(reader.read([index])[0], ('image', 'window'))
+            reader.close()
+            return shown(decode_png(example['image']), example['window'])
+        index -= count
+    raise IndexError(index)
 
 
 @contextlib.contextmanager

@@ -1,17 +1,13 @@
 """What makes a folder of shards a dataset of TensorFlow Datasets."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_parser
 
 from jax_mrissl.data import records
-from jax_mrissl.data.canvas import DTYPES, shown
-from jax_mrissl.readers.image import decode_png
+from jax_mrissl.data.canvas import DTYPES
 
 
 def features(channels: int, bits: int) -> tfds.features.FeaturesDict:
@@ -71,23 +67,3 @@ def write_metadata(
         check_data=False,
         description=description,
     )
-
-
-def read_shown(
-    shards: Sequence[Path], index: int, channels: int, bits: int
-) -> np.ndarray:
-    """Reads record `index` of a split as it is shown, given all of its shards."""
-    for shard in shards:
-        count = records.read_facts(shard)['count']
-        if index < count:
-            record = records.read_record(shard, index)
-            example = _parser(channels, bits).parse_example(record)
-            return shown(decode_png(example['image']), example['window'])
-        index -= count
-    raise IndexError(index)
-
-
-@functools.cache
-def _parser(channels: int, bits: int) -> Any:
-    info = features(channels, bits).get_serialized_info()
-    return example_parser.ExampleParserNp(info)

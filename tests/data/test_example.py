@@ -1,5 +1,6 @@
 """Messages of examples, against those that TFDS itself writes and reads."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -8,7 +9,7 @@ from tensorflow_datasets.core import example_parser, example_serializer
 
 from jax_mrissl.data import records
 from jax_mrissl.data.canvas import Encoded
-from jax_mrissl.data.example import encode_example
+from jax_mrissl.data.example import decode_example, encode_example
 from jax_mrissl.data.tfds_format import features
 
 ROW = records.Row(
@@ -66,6 +67,24 @@ def test_tfds_parses_every_feature():
     np.testing.assert_array_equal(parsed['spacing'], np.float32(IMAGE.spacing_mm))
 
 
+@pytest.mark.parametrize('label', [-1, 300])
+def test_what_tfds_writes_is_read(label):
+    row = dataclasses.replace(ROW, label=label)
+    record = by_tfds(row, IMAGE)
+    parsed = example_parser.ExampleParserNp(
+        features(1, 8).get_serialized_info()
+    ).parse_example(record)
+    read = decode_example(record, parsed)
+    assert read.keys() == parsed.keys()
+    for name, value in parsed.items():
+        if isinstance(read[name], bytes):
+            assert read[name] == value
+        else:
+            np.testing.assert_array_equal(read[name].reshape(np.shape(value)), value)
+            assert read[name].dtype.kind == np.asarray(value).dtype.kind
+    assert decode_example(record, ('box',)).keys() == {'box'}
+
+
 def test_integers_beyond_32_bits_and_their_complements():
     # Varints by hand: seven bits a byte, the lowest first.
     one = encode_example({'a': np.array([1 << 35, -1])})
@@ -73,3 +92,4 @@ def test_integers_beyond_32_bits_and_their_complements():
     feature = bytes([3 << 3 | 2, len(values) + 2, 10, len(values)]) + values
     entry = b'\x0a\x01a\x12' + bytes([len(feature)]) + feature
     assert one == bytes([10, len(entry) + 2, 10, len(entry)]) + entry
+    np.testing.assert_array_equal(decode_example(one, ('a',))['a'], [1 << 35, -1])
