@@ -105,7 +105,7 @@ def _parse_flags(argv: list[str], arguments: bool) -> list[str]:
     except flags.Error as error:
         # What a config raised is buried under the tracebacks that wrap it.
         cause = _first_user_error(error)
-        words = str(cause) if cause else f'{error}\n--help lists the flags.'
+        words = str(cause) if cause else _not_a_flag(str(error))
         sys.exit(_say(words.replace(': ?', '?').replace(' ?', '?'), _WRONG_FLAGS))
     except (AttributeError, KeyError, TypeError) as error:
         if _passes_through(error.__traceback__, 'get_config'):
@@ -164,6 +164,18 @@ def _passes_through(trace: TracebackType | None, function: str) -> bool:
             return True
         trace = trace.tb_next
     return False
+
+
+def _not_a_flag(words: str) -> str:
+    """Says what absl does not: that some fields are for a config file."""
+    field = re.match(r"Type <class 'list'> of field config\.(\S+) is not", words)
+    if not field:
+        return f'{words}\n--help lists the flags.'
+    return (
+        f'config.{field[1]} is a list, which a flag cannot change. Write a config '
+        'file, anywhere: copy one of configs/, change the list in its get_config '
+        f'(config.{field[1]} = [...]), and start with --config=FILE.'
+    )
 
 
 def _wrong_field(error: Exception, argv: Sequence[str]) -> str:

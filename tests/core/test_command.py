@@ -147,6 +147,11 @@ def test_help_shows_docstring_and_own_flags(command, flag):
             'There is no config file elsewhere/base.py.',
         ),
         (['--config.seed=3'], 'Say which experiment: --config=FILE'),
+        (
+            ['--config=configs/barlow_brain.py', '--config.finetune.full.views=()'],
+            'config.finetune.full.views is a list, which a flag cannot change. Write a '
+            'config file',
+        ),
     ],
 )
 def test_mistakes_in_the_config_are_plain_lines(tmp_path, arguments, words):
