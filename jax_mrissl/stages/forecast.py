@@ -20,7 +20,8 @@ class _Stage:
 def forecast_text(study: Study) -> str:
     """Says what a study would do, how long it may take, and what disk it needs.
 
-    A few training steps of each kind are measured, on this machine as it is now.
+    A few training steps of each kind are measured, on this machine as it is now: what a
+    method costs is taken to be alike for all images.
     """
     lines = []
     left = list(_left(study, Meter()).values())

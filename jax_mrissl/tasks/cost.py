@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from absl import logging
 
 from jax_mrissl.data.pipeline import Resident, Rows, resident
 from jax_mrissl.data.prepared import PreparedSet
@@ -50,7 +51,12 @@ class Cost:
 
 
 class Meter:
-    """Measures each kind of step once, whatever images it is for."""
+    """Measures each kind of step once, whatever images it is for.
+
+    Of a kind are pretrainings with one method, size of views and batch: what is done to
+    the pixels of another domain costs little beside the network, and to compile a
+    program for each would take longer than a reader waits for an estimate.
+    """
 
     def __init__(self) -> None:
         # By kind: seconds to compile, seconds of a step or an image, bytes.
@@ -67,8 +73,8 @@ class Meter:
         """
         training = set_up(plan, common, prepared)
         plan = training.plan
-        shape = prepared.image_shape
-        kind = [plan.image_size, plan.batch_size, plan.method, plan.views, plan.chunks]
+        views = [plan.image_size, len(plan.views)]
+        kind = [views, plan.batch_size, plan.method, plan.chunks, common]
 
         def measure() -> tuple[float, float, int]:
             some = prepared.select(np.arange(plan.batch_size))
@@ -85,7 +91,7 @@ class Meter:
                 training.parallel,
             )
 
-        compiling, per_step, size = self._once([kind, shape, common], measure)
+        compiling, per_step, size = self._once(kind, measure)
         steps = plan.epochs * training.steps_per_epoch
         return Cost(compiling + steps * per_step, size)
 
@@ -139,6 +145,7 @@ class Meter:
     ) -> tuple[float, float, int]:
         key = repr(kind)
         if key not in self._known:
+            logging.info('Measuring a few steps.')
             self._known[key] = measure()
         return self._known[key]
 
