@@ -4,7 +4,6 @@ With it `predict` says when an image is unlike the training images, and which fo
 seen it, without the training images.
 """
 
-import dataclasses
 import functools
 import io
 
@@ -21,8 +20,8 @@ from jax_mrissl.tasks.fold_network import TRAINING, FoldNetwork
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.opened_run import OpenedRun
 
-# Held-out images that thresholds are set by, in each fold.
-_MOST_HELD = 512
+# Images that describe what a fold was trained on; held-out ones that set thresholds.
+_MOST_TRAINED, _MOST_HELD = 4096, 512
 
 
 def write_training_facts(
@@ -45,88 +44,69 @@ def write_training_facts(
     if not missing:
         return
     logging.info('Keeping what the training images look like, for `predict`.')
-    own, *held = (
-        dataclasses.replace(pictures, source=run.parallel.replicate(pictures.source))
-        for pictures in _pictures(data, whole)
-    )
+    shown = _shown(data, whole)
+    looks, on_host = _pictures(shown)
+    source = run.parallel.replicate(on_host)
     program = run.features()
     for arm in dict.fromkeys(arm for arm, _ in missing):
         networks = run.networks(arm)
 
-        def embed(
-            pictures: _Pictures, rows: np.ndarray, network: FoldNetwork
-        ) -> np.ndarray:
-            return program(network.params, network.model_state, pictures.source, rows)
+        def embed(rows: np.ndarray, network: FoldNetwork) -> np.ndarray:
+            return program(network.params, network.model_state, source, rows)
 
         encoder, frozen = None, np.zeros(0)
         for network in networks:
             if (arm, network.index) not in missing:
                 continue
-            fold, others = data.folds[network.index], held[network.index]
-            train = data.rows(fold.train)
+            fold = data.folds[network.index]
+            train = _evenly(_rows(data, shown, fold.train), _MOST_TRAINED)
+            held = _evenly(_rows(data, shown, fold.validation), _MOST_HELD)
             if arm.mode == 'linear':  # mostly one encoder for all folds
                 if network.params['encoder'] is not encoder:
-                    frozen = embed(own, own.rows, network)
+                    frozen = embed(np.arange(len(shown)), network)
                     encoder = network.params['encoder']
-                features = frozen[train]
+                features = frozen[train], frozen[held]
             else:
-                features = embed(own, train, network)
-            novelty = Novelty.fit(
-                features,
-                own.looks[train],
-                embed(others, others.rows, network),
-                others.looks,
-            )
-            rows = np.concatenate([train, data.rows(fold.validation)])
+                features = embed(train, network), embed(held, network)
+            novelty = Novelty.fit(features[0], looks[train], features[1], looks[held])
+            rows = data.rows(fold.train | fold.validation)
             seen = _seen(data, whole, rows, data.rows(fold.test))
-            _write(data, network, novelty, seen, train)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Pictures:
-    """Images, and what is known of them without a network.
-
-    Attributes:
-        source: the images.
-        looks: float64 [n, L].
-    """
-
-    source: Resident
-    looks: np.ndarray
-
-    @property
-    def rows(self) -> np.ndarray:
-        """All of them."""
-        return np.arange(len(self.looks))
+            _write(data, network, novelty, seen, data.rows(fold.train))
 
 
 @functools.lru_cache(maxsize=1)
-def _pictures(data: LabelledData, whole: PreparedSet) -> list[_Pictures]:
-    """Gives the labelled images, and what is held out in each fold.
+def _shown(data: LabelledData, whole: PreparedSet) -> PreparedSet:
+    """Gives images that tell what those of this kind look like.
+
+    They are of the subjects at all levels of the head: a slice is not unlike the
+    training images for being one that `slices_per_group` left out. Of a leaky division,
+    where images of one subject are on both sides, they are the labelled images alone.
+    """
+    if data.is_leaky:
+        return data.prepared
+    return whole.select(np.flatnonzero(np.isin(whole.groups, data.prepared.groups)))
+
+
+@functools.lru_cache(maxsize=1)
+def _pictures(shown: PreparedSet) -> tuple[np.ndarray, Resident]:
+    """Gives the looks of images, float64 [n, L], and themselves.
 
     No network has to do with them: all experiments of a study have the same.
     """
-    held = [_held_out(data, whole, fold.validation) for fold in data.folds]
-    return [_Pictures(resident(p), looks_of_all(p)) for p in (data.prepared, *held)]
+    return looks_of_all(shown), resident(shown)
 
 
-def _held_out(
-    data: LabelledData, whole: PreparedSet, validation: frozenset[str]
-) -> PreparedSet:
-    """Gives images that tell how far from training an image of its kind may be.
+def _rows(data: LabelledData, shown: PreparedSet, part: frozenset[str]) -> np.ndarray:
+    """Gives the rows of `shown` that are of a part of a fold."""
+    rows = data.rows(part)
+    if data.is_leaky:
+        return rows
+    return np.flatnonzero(np.isin(shown.groups, data.prepared.groups[rows]))
 
-    They are of the validation subjects, at all levels of the head: a slice is not
-    unlike the training images for being one that `slices_per_group` left out.
-    """
-    rows = data.rows(validation)
-    if data.is_leaky:  # other images of the same subjects are trained on
-        held, some = data.prepared, rows
-    else:
-        held = whole
-        theirs = np.unique(data.prepared.groups[rows])
-        some = np.flatnonzero(np.isin(whole.groups, theirs))
-    steps = np.linspace(0, len(some) - 1, min(len(some), _MOST_HELD))
-    return held.select(some[steps.astype(int)])
+
+def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    steps = np.linspace(0, len(rows) - 1, min(len(rows), most))
+    return rows[steps.astype(int)]
 
 
 def looks_of_all(prepared: PreparedSet) -> np.ndarray:
