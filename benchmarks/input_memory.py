@@ -1,12 +1,12 @@
 """How much memory do a million records take while pretraining, and how long to start?
 
     python benchmarks/input_memory.py [--records=1000000] [--placements=stream,host]
-        [--pixels=64] [--steps=40] [--keep=FOLDER]
+        [--pixels=64] [--keep=FOLDER]
 
 Writes records of random images as `prepare` does, a tenth as many and then all, and
-pretrains a tiny encoder on them for some steps, each in a process of its own. Prints
-seconds to open the set and to the first step, the largest resident memory, and what
-each further record adds to it. With --keep the records stay there for another time.
+pretrains a tiny encoder on them for an epoch, each in a process of its own. Prints
+seconds to open the set and to the end, the largest resident memory, and what each
+further record adds to it. With --keep the records stay there for another time.
 """
 
 import argparse
@@ -31,12 +31,11 @@ from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.tasks.pretrain import run_pretrain
 from jax_mrissl.train.checkpoint import Lineage
 
-data_dir, name, placement, folder, batch, steps = sys.argv[1:]
+data_dir, name, placement, folder, batch = sys.argv[1:]
 config = base.pretrained('memory', 'barlow', name, variant='smoke')
 config.data_dir, config.pretrain.data.name = data_dir, name
 config.pretrain.data.update(split='all', placement=placement)
-config.pretrain.update(batch_size=int(batch), images_seen=int(batch) * int(steps))
-config.pretrain.log_every = 1
+config.pretrain.update(batch_size=int(batch), epochs=1)
 prepared = open_prepared(data_dir, name)
 opened = time.monotonic() - began
 def memory():
@@ -110,7 +109,6 @@ def main():
     parser.add_argument('--records', type=int, default=1_000_000)
     parser.add_argument('--placements', default='stream,host')
     parser.add_argument('--pixels', type=int, default=64)
-    parser.add_argument('--steps', type=int, default=40)
     parser.add_argument('--keep', type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,8 +122,7 @@ def main():
                 folder = Path(scratch) / f'{placement}-{count}'
                 given = (data_dir, f'random{count}', placement, folder, _BATCH)
                 done = subprocess.run(
-                    [sys.executable, '-c', PRETRAIN]
-                    + [str(x) for x in (*given, arguments.steps)],
+                    [sys.executable, '-c', PRETRAIN] + [str(x) for x in given],
                     check=True,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -136,8 +133,7 @@ def main():
                     f'{placement:6} {count:9,} records: opened after '
                     f'{told["open_s"]:.1f} s with {told["facts_mb"]:,.0f} MB; largest '
                     f'{told["peak_mb"]:,.0f} MB; {told["images_per_s"]:,.0f} images/s; '
-                    f'{arguments.steps} steps of {_BATCH} ended after '
-                    f'{told["whole_s"]:.0f} s',
+                    f'an epoch ended after {told["whole_s"]:.0f} s',
                     flush=True,
                 )
             each = (peaks[1] - peaks[0]) * 2**20 / (counts[1] - counts[0])
