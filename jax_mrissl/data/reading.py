@@ -40,10 +40,11 @@ def read_facts(
 
     with Progress('Reading images', len(files), unit='files') as bar:
 
-        def keep(job: int, answer: dict[str, Any]) -> None:
-            facts[next_file[job]] = from_json(answer)
-            next_file[job] += 1
-            bar.advance(1)
+        def keep(job: int, answer: list[dict[str, Any]]) -> None:
+            for told in answer:
+                facts[next_file[job]] = from_json(told)
+                next_file[job] += 1
+            bar.advance(len(answer))
 
         crew.perform(jobs(), on_answer=keep, heir=skip_file)
     return [one for one in facts if one]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,9 @@ from jax_mrissl.readers.slice import UNKNOWN, Slice, pixel_sha256
 _QUANTILES = 512
 # Whole numbers of so many values are counted rather than sorted: twice as fast.
 _MOST_COUNTS = 1 << 16
+# Files that are told of in one answer, since one that listens costs its time, too; or
+# fewer, after so many seconds.
+_TOGETHER, _SOON_S = 8, 0.2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,33 +116,44 @@ class FileFacts:
 
 
 def scan_files(
-    paths: list[str], spool: str, storage: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Reads files; yields one JSON object for each, in their order.
+    paths: list[str], spool: str, storage: dict[str, Any], together: int = _TOGETHER
+) -> Iterator[list[dict[str, Any]]]:
+    """Reads files; yields lists of JSON objects, one for each file, in their order.
 
     Args:
         paths: the files.
         spool: the file to which goes what is too large for an answer.
         storage: fields of `Storage`.
+        together: the most files of a list.
     """
     intensity = Intensity(**storage['intensity'])
     stored = Storage(**{**storage, 'intensity': intensity})
+    told: list[dict[str, Any]] = []
+    since = time.monotonic()
     with SpoolWriter(Path(spool), keep_free=stored.keep_free) as writer:
         for path in map(Path, paths):
-            sha256 = file_sha256(path)
-            try:
-                slices = [_facts(image, stored, writer) for image in read(path)]
-                if not slices:
-                    raise UnreadableFile(path, 'damaged', 'it has no frames')
-            except UnreadableFile as error:
-                told = {'reason': error.reason, 'detail': error.detail}
-                yield {'sha256': sha256, 'slices': [], **told}
-            else:
-                yield {'sha256': sha256, 'slices': slices, 'reason': '', 'detail': ''}
+            told.append(_scan(path, stored, writer))
+            if len(told) >= together or time.monotonic() - since > _SOON_S:
+                yield told
+                told, since = [], time.monotonic()
+    if told:
+        yield told
+
+
+def _scan(path: Path, stored: Storage, writer: SpoolWriter) -> dict[str, Any]:
+    sha256 = file_sha256(path)
+    try:
+        slices = [_facts(image, stored, writer) for image in read(path)]
+        if not slices:
+            raise UnreadableFile(path, 'damaged', 'it has no frames')
+    except UnreadableFile as error:
+        why = {'reason': error.reason, 'detail': error.detail}
+        return {'sha256': sha256, 'slices': [], **why}
+    return {'sha256': sha256, 'slices': slices, 'reason': '', 'detail': ''}
 
 
 def from_json(answer: dict[str, Any]) -> FileFacts:
-    """Makes the facts of one answer of `scan_files`."""
+    """Makes the facts of one file from what `scan_files` told of it."""
     slices = tuple(
         SliceFacts(frame, bytes.fromhex(pixels), *_shared(rest))
         for frame, pixels, *rest in answer['slices']

@@ -47,7 +47,10 @@ Job = tuple[str, dict[str, Any]]
 
 
 class WorkerDied(Exception):
-    """A worker crashed or stalled after `answers` answers to its job."""
+    """A worker crashed or stalled after `answers` answers to its job.
+
+    A list counts as so many answers as it is long.
+    """
 
     def __init__(self, answers: int, how: str):
         super().__init__(how)
@@ -103,7 +106,7 @@ class Worker:
             line = self._line(count)
             kind, value = json.loads(line)
             if kind == 'answer':
-                count += 1
+                count += len(value) if isinstance(value, list) else 1
                 yield value
             elif kind == 'done':
                 return
@@ -145,17 +148,22 @@ def no_heir(job: Job, death: WorkerDied) -> tuple[Any, Job]:
 
 
 def skip_file(job: Job, death: WorkerDied) -> tuple[Any, Job]:
-    """Rejects the file that a scan died of, and goes on with those after it."""
+    """Rejects the file that a scan died of, and goes on with those after it.
+
+    A scan tells of some files together. It is one of them: they are read again one by
+    one, to see which.
+    """
     kind, arguments = job
-    path = Path(arguments['paths'][death.answers])
+    paths = arguments['paths'][death.answers :]
+    if arguments.get('together') != 1:
+        return [], (kind, {**arguments, 'paths': paths, 'together': 1})
     answer = {
-        'sha256': file_sha256(path),
+        'sha256': file_sha256(Path(paths[0])),
         'slices': [],
         'reason': 'crashes or stalls its reader',
         'detail': death.how,
     }
-    rest = {**arguments, 'paths': arguments['paths'][death.answers + 1 :]}
-    return answer, (kind, rest)
+    return [answer], (kind, {**arguments, 'paths': paths[1:]})
 
 
 class _Over(Exception):

@@ -536,25 +536,32 @@ def test_a_file_that_crashes_its_reader_costs_only_itself(monkeypatch):
             pass
 
         def answers(self, job):
-            for count, path in enumerate(job[1]['paths']):
-                if path == 'deadly':
+            told, count = [], 0
+            for path in job[1]['paths']:
+                if path == 'deadly':  # what it has not told yet is lost
                     raise workers.WorkerDied(count, 'it ended with code -11')
-                yield {'sha256': '', 'slices': [], 'reason': path, 'detail': ''}
+                told.append({'sha256': '', 'slices': [], 'reason': path, 'detail': ''})
+                if len(told) == job[1].get('together', 3):
+                    yield told
+                    told, count = [], count + len(told)
+            if told:
+                yield told
 
     monkeypatch.setattr(workers, 'Worker', Fragile)
     jobs = [
-        ('scan', {'paths': ['a', 'deadly', 'b', 'deadly', 'deadly', 'c', 'deadly']}),
-        ('scan', {'paths': ['d']}),
+        ('scan', {'paths': [*'efghij', 'a', 'deadly', 'b', *['deadly'] * 2, 'c']}),
+        ('scan', {'paths': ['d', 'deadly']}),
     ]
     found = [[], []]
     with workers.Crew(2) as crew:
         crew.perform(
             jobs,
-            on_answer=lambda job, answer: found[job].append(answer['reason']),
+            on_answer=lambda job, told: found[job].extend(t['reason'] for t in told),
             heir=workers.skip_file,
         )
     crash = 'crashes or stalls its reader'
-    assert found == [['a', crash, 'b', crash, crash, 'c', crash], ['d']]
+    assert found[0] == [*'efghij', 'a', crash, 'b', crash, crash, 'c']
+    assert found[1] == ['d', crash]
 
 
 def test_a_worker_that_dies_or_stalls_is_noticed():

@@ -175,6 +175,7 @@ def test_a_file_that_cannot_be_read_is_told_with_the_hash_of_its_bytes(tmp_path)
     os.mkfifo(tmp_path / 'pipe')
     paths = [str(tmp_path / name) for name in ('a.png', 'none.png', 'pipe')]
     answers = scan_files(paths, str(tmp_path / 'spool'), dataclasses.asdict(storage))
-    cut, gone, pipe = map(from_json, answers)
+    [told] = answers
+    cut, gone, pipe = map(from_json, told)
     assert len(cut.sha256) == 64 and cut.reason == 'damaged'
     assert gone.sha256 == pipe.sha256 == '' and pipe.reason == 'not a file'

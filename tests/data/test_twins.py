@@ -52,7 +52,8 @@ def test_slices_of_one_series_are_never_twins(tmp_path):
     paths = [tmp_path / f'{name}.png' for name in 'abc']
     files = [RawFile(source='s', path=path.name, folder=tmp_path) for path in paths]
     spool = Spool(tmp_path / 'spool')
-    scanned = [from_json(x) for x in scan_files(*scan(paths, spool, small=True))]
+    answers = scan_files(*scan(paths, spool, small=True))
+    scanned = [from_json(told) for answer in answers for told in answer]
 
     def reasons(series):
         items = [
@@ -70,7 +71,7 @@ def test_small_pictures_are_made_only_where_they_are_asked_for(tmp_path):
     write_pngs(tmp_path, {'a.png': textures(1, seed=0)[0]})
     for small in (False, True):
         spool = Spool(tmp_path / f'spool {small}')
-        [answer] = scan_files(*scan([tmp_path / 'a.png'], spool, small=small))
-        [facts] = from_json(answer).slices
+        [[told]] = scan_files(*scan([tmp_path / 'a.png'], spool, small=small))
+        [facts] = from_json(told).slices
         found = spool.small_pictures([(0, facts.place)])
         assert found.shape == (int(small), 64, 64)

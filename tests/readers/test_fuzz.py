@@ -162,7 +162,7 @@ def test_a_damaged_file_ends_as_an_image_or_as_a_reason(tmp_path, count):
     with Crew(2) as crew:
         crew.perform(
             jobs,
-            on_answer=lambda job, answer: found[job].append(from_json(answer)),
+            on_answer=lambda job, told: found[job].extend(map(from_json, told)),
             heir=skip_file,
         )
     images = 0
