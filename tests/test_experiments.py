@@ -10,6 +10,7 @@ from test_configs import CONFIGS
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.stages.run import run_experiment
+from jax_mrissl.tasks import pretrain
 from jax_mrissl.tasks.export import export
 from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.train.checkpoint import read_lineage
@@ -167,6 +168,7 @@ def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(
 
 def test_advice_and_gray_images_are_spoken_of(cohort, workdir, caplog):
     caplog.set_level('INFO')
+    pretrain._tell_once.cache_clear()  # of the runs before
     table = run('swav_masked', cohort, workdir, pretrain__method__prototypes=64)
     assert 'swav_masked, linear' in table
     assert '64 prototypes are shared out over 32 images at a time' in caplog.text

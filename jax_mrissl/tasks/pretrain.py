@@ -1,6 +1,7 @@
 """One pretraining stage: images in, an encoder out."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -335,13 +336,17 @@ def _gray_aware(plan: PretrainPlan, prepared: PreparedSet) -> PretrainPlan:
         return plan
     views, left_out = zip(*map(leave_out_colour, plan.views), strict=True)
     if names := list(dict.fromkeys(name for names in left_out for name in names)):
-        logging.info(
-            '%s is gray: %s would do nothing and %s left out of the views.',
-            prepared.name,
-            ', '.join(names),
-            'is' if len(names) == 1 else 'are',
+        _tell_once(
+            f'{prepared.name} is gray: {", ".join(names)} would do nothing and '
+            f'{"is" if len(names) == 1 else "are"} left out of the views.'
         )
     return dataclasses.replace(plan, views=list(views))
+
+
+@functools.cache
+def _tell_once(words: str) -> None:
+    """Logs a sentence; the many stages of a study would repeat it."""
+    logging.info('%s', words)
 
 
 def write_samples(
