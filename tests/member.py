@@ -5,6 +5,7 @@ For test_processes.py, which starts it and looks at what it leaves in a folder.
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -36,6 +37,7 @@ _KIND = flags.DEFINE_string('kind', 'mesh', '')
 _FOLDER = flags.DEFINE_string('folder', None, '')
 _SIGNAL = flags.DEFINE_string('signal', '', 'Comes to this process ...')
 _AT_STEP = flags.DEFINE_integer('at_step', 3, '... before it asks for this step.')
+_AFTER = flags.DEFINE_string('after', '', '... and when this is in the folder.')
 
 
 def train(folder, method, parallel, disturb=lambda step: None):
@@ -101,6 +103,8 @@ def main(argv):
 
     def disturb(step):
         if _SIGNAL.value and step == _AT_STEP.value:
+            while not (folder / _AFTER.value).exists():  # others may still write it
+                time.sleep(0.01)
             (folder / 'disturbed').touch()
             os.kill(os.getpid(), getattr(signal, _SIGNAL.value))
 

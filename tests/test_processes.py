@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -193,8 +194,9 @@ def test_sigterm_to_one_process_stops_all_at_one_step(alone, tmp_path):
 def test_killed_in_two_processes_it_goes_on_in_one_and_in_four(alone, tmp_path):
     for count in (1, 4):
         folder = tmp_path / str(count)
-        # After the checkpoint of step 2, before that of step 4.
-        flags = '--signal=SIGKILL', '--at_step=4'
+        # After the checkpoint of step 2, which is written beside training, before that
+        # of step 4.
+        flags = '--signal=SIGKILL', '--at_step=4', '--after=checkpoints/2'
         with Members(training(folder), 2, *flags, of=1) as members:
             codes, said = members.ended()
         assert codes == [START_AGAIN, -signal.SIGKILL], said
@@ -207,27 +209,31 @@ def test_killed_in_two_processes_it_goes_on_in_one_and_in_four(alone, tmp_path):
 @pytest.mark.parametrize('number', ['SIGKILL', 'SIGSTOP'])
 @pytest.mark.parametrize('lost', [0, 1])
 def test_the_others_end_when_one_is_lost(tmp_path, number, lost):
-    with Members(training(tmp_path), 3, f'--signal={number}', of=lost) as members:
+    with Members(training(tmp_path), 4, f'--signal={number}', of=lost) as members:
         others = [p for i, p in enumerate(members.processes) if i != lost]
-        began = wait_for(tmp_path / 'disturbed')
+        began = wait_for(tmp_path / 'disturbed', members)
         said = [process.communicate(timeout=900)[1] for process in others]
         took = time.monotonic() - began
     host = socket.gethostname()
     coordinator = ', the coordinator' if lost == 0 else ''
-    for process, words in zip(others, said, strict=True):
-        # Where the coordinator is killed, JAX itself may be the first to end.
-        assert process.returncode in (START_AGAIN, -signal.SIGABRT), words
-        if process.returncode == START_AGAIN or lost:
-            assert f'Process {lost} of 3 (on {host}{coordinator}) was lost' in words, (
-                words
-            )
+    # JAX ends a process itself where the coordinator is killed, and its back end for
+    # CPUs where messages of two collectives mix; the others end in order, and name it.
+    codes = [process.returncode for process in others]
+    assert set(codes) <= {START_AGAIN, -signal.SIGABRT}, said
+    assert lost == 0 or START_AGAIN in codes, said
+    for code, words in zip(codes, said, strict=True):
+        if code == START_AGAIN:
+            found = re.search(r'Process .* (was|were) lost: ', words)
+            assert found, words
+            assert f'Process {lost} of 4 (on {host}{coordinator})' in found[0], words
     assert took < 2.5 * PEER_TIMEOUT_S
 
 
-def wait_for(path):
-    deadline = time.monotonic() + 900
+def wait_for(path, members):
+    """Waits for what one of the processes makes; gives the time when it came."""
     while not path.exists():
-        assert time.monotonic() < deadline, f'{path} does not come'
+        if all(process.poll() is not None for process in members.processes):
+            assert path.exists(), members.ended()[1]
         time.sleep(0.1)
     return time.monotonic()
 

@@ -119,16 +119,20 @@ class RollCall:
         while not self._over.wait(self._beat_s):
             for index in self._silent:
                 self._silent[index] += 1
-                if self._silent[index] * self._beat_s > self._timeout_s:
-                    self._lost(index)
+            longest = max(self._silent.values())
+            if longest * self._beat_s > self._timeout_s:
+                # One may have torn others with it, and signs of life come in turn.
+                self._lost(*(i for i, n in self._silent.items() if n > longest - 3))
 
-    def _lost(self, index: int) -> NoReturn:
+    def _lost(self, *those: int) -> NoReturn:
+        names = ' and '.join(self._names[index] for index in those)
+        are = 'was lost: it has' if len(those) == 1 else 'were lost: they have'
         self._end(
             START_AGAIN,
-            f'{self._names[index]} was lost: it has died, or stood still for '
-            f'{self._timeout_s:g} s. Its own output may say why. The others end, too; '
-            'the same command goes on from here.',
-            tell=index != 0,  # without process 0 there is no service
+            f'{names} {are} died, or stood still for {self._timeout_s:g} s. What '
+            f'{"it" if len(those) == 1 else "they"} printed may say why. The others '
+            'end, too; the same command goes on from here.',
+            tell=0 not in those,  # without process 0 there is no service
         )
 
     def _end(
