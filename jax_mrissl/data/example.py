@@ -17,7 +17,6 @@ import numpy as np
 # A field of kind 2, which tells its length; fields 1 to 3 are all that there are.
 _FIELD = {number: bytes([number << 3 | 2]) for number in (1, 2, 3)}
 _BYTES, _FLOATS, _INTEGERS = 1, 2, 3
-_NUMBERS = (_FLOATS, _INTEGERS)
 _KEY, _VALUE = 1, 2
 _BYTES_OF = tuple(bytes([value]) for value in range(128))
 # Negative numbers are written as their complement of two, of so many bits.
@@ -63,7 +62,7 @@ def decode_example(message: bytes, wanted: Container[str]) -> dict[str, Any]:
 
 
 def _values(message: bytes, kind: int, start: int, end: int) -> bytes | np.ndarray:
-    if kind not in _NUMBERS:
+    if kind == _BYTES:
         first, last = _content(message, start)
         return message[first:last]
     first, last = _content(message, start) if start < end else (start, start)

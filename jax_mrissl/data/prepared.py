@@ -109,8 +109,7 @@ class PreparedSet:
         """Decodes one image, [H, W, C]."""
         source, record = self._places[row]
         message = self._sources[source][int(record)]
-        pixels = decode_png(decode_example(message, ('image',))['image'])
-        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+        return decode_png(decode_example(message, ('image',))['image'])
 
     def all_images(self) -> np.ndarray:
         """Decodes every image once, on threads (the decoder frees Python's lock)."""

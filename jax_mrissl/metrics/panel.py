@@ -114,8 +114,8 @@ def number_panel(told: Array, truth: Array, strata: Array, groups: Array) -> Pan
     units: dict[Unit, tuple[Rows, Array, Array]] = {
         'subject': (
             Rows(np.arange(count), count),
-            _means(told, member),
-            _means(truth, member),
+            subject_means(told, member),
+            subject_means(truth, member),
         ),
         'slice': (Rows(member, count), told, truth),
     }
@@ -155,7 +155,7 @@ def _of_detection(
     """Gives metrics of the rest against class 0; `of_slices`: to mean over, or None."""
 
     def of_unit(values: Array) -> Array:
-        return values if of_slices is None else _means(values, of_slices)
+        return values if of_slices is None else subject_means(values, of_slices)
 
     chance = 1 - p[:, 0]
     ranked = chance if detection.scores is None else of_unit(detection.scores)
@@ -181,6 +181,7 @@ def _of_detection(
     }
 
 
-def _means(values: Array, member: Array) -> Array:
+def subject_means(values: Array, member: Array) -> Array:
+    """Averages numbers of slices, float [n], over the subjects, 0 … N-1, of each."""
     # As in `by_subject`: rounding must not rank subjects by their number of slices.
     return np.round(np.bincount(member, values) / np.bincount(member), 12)

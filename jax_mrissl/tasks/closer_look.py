@@ -6,6 +6,7 @@ from jax_mrissl.audit.findings import inside
 from jax_mrissl.metrics.calibration import reliability
 from jax_mrissl.metrics.classification import auroc, by_subject
 from jax_mrissl.metrics.curves import confusion, roc_points, share_interval
+from jax_mrissl.metrics.panel import subject_means
 from jax_mrissl.report.run_facts import ClassDetails, NumberDetails, Picture
 from jax_mrissl.tasks.from_config import Json
 from jax_mrissl.tasks.labelled import LabelledData
@@ -107,12 +108,10 @@ def _numbers(arm: Arm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gives subjects and, of each, the mean true and told number over its slices."""
     found = predictions(arm, ('groups', 'targets', 'predictions'))
     ids, member = np.unique(found['groups'], return_inverse=True)
-    count = np.bincount(member)
-    return (
-        ids,
-        np.bincount(member, found['targets']) / count,
-        np.bincount(member, found['predictions']) / count,
+    true, told = (
+        subject_means(found[name], member) for name in ('targets', 'predictions')
     )
+    return ids, true, told
 
 
 def _picture(data: LabelledData, group: str, caption: tuple[str, ...]) -> Picture:

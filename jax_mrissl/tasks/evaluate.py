@@ -55,7 +55,7 @@ from jax_mrissl.tasks.from_config import Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import UNITS, Measured, measure, prior_rows, result_rows
 from jax_mrissl.tasks.pooling import UNTRAINED, Arm
-from jax_mrissl.tasks.shuffled import chance_text, chances
+from jax_mrissl.tasks.shuffled import chance_texts, chances
 from jax_mrissl.tasks.subgroups import subgroups
 
 _ORDER = {'baseline': 0, 'arm': 1, 'control': 2}
@@ -144,7 +144,7 @@ def evaluate(
             if one.is_named_first and one.arm in told
         ),
         *adjustment_texts(beyond, told, simulated=simulated),
-        *([chance_text(by_chance, data)] if by_chance else []),
+        *chance_texts(by_chance, data),
         *foot(
             rows,
             data,

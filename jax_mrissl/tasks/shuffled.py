@@ -7,6 +7,7 @@ import numpy as np
 
 from jax_mrissl.core.results import SIMULATED
 from jax_mrissl.metrics.classification import by_subject
+from jax_mrissl.metrics.panel import subject_means
 from jax_mrissl.metrics.permutation import Permuted, permuted_auroc, permuted_spearman
 from jax_mrissl.report.run_facts import metric_words
 from jax_mrissl.tasks.from_config import Json
@@ -63,7 +64,7 @@ def _of_classes(pooled: Pooled, data: LabelledData, seed: int) -> Permuted | Non
 def _of_numbers(pooled: Pooled, data: LabelledData, seed: int) -> Permuted | None:
     _, member = np.unique(data.prepared.groups[pooled.rows], return_inverse=True)
     told, truth = (
-        np.bincount(member, pooled.columns[name]) / np.bincount(member)
+        subject_means(pooled.columns[name], member)
         for name in ('predictions', 'targets')
     )
     if _is_constant(told):
@@ -75,10 +76,10 @@ def _is_constant(told: np.ndarray) -> bool:
     return float(np.ptp(told, axis=0).max()) < 1e-9
 
 
-def chance_text(found: Sequence[Json], data: LabelledData) -> str:
-    """Says in a paragraph what `chances` found; '' if that is nothing."""
+def chance_texts(found: Sequence[Json], data: LabelledData) -> list[str]:
+    """Says in a paragraph what `chances` found; none if that is nothing."""
     if not found:
-        return ''
+        return []
     mark = f' ({SIMULATED})' if data.prepared.card['simulated'] else ''
     arms = '; '.join(
         f'{one["arm"]}{", " if one["mode"] else ""}{one["mode"]} {one["value"]:.3f}, '
@@ -99,4 +100,4 @@ def chance_text(found: Sequence[Json], data: LabelledData) -> str:
             else ' By chance one arm in forty lies above it; more of them, or far '
             'above, would mean that subjects leak.'
         )
-    return text
+    return [text]

@@ -23,7 +23,7 @@ from jax_mrissl.tasks.foot import FEW_SUBJECTS
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan, Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.pooling import UNTRAINED, Arm
-from jax_mrissl.tasks.shuffled import chance_text
+from jax_mrissl.tasks.shuffled import chance_texts
 
 KAGGLE = 'alzheimer_mri'
 _OLD = 60  # years; below it no subject of the Kaggle set is demented
@@ -322,9 +322,9 @@ def leaks(
         )
         found.append(('Weights from outside', text))
     if experiment.finetune.shuffle_labels:
-        text = 'Labels were shuffled over subjects.'
-        told = chance_text(measured.get('shuffled_labels', ()), data)
-        found.append(('Control', f'{text} {told}'.strip()))
+        told = chance_texts(measured['shuffled_labels'], data)
+        text = ' '.join(['Labels were shuffled over subjects.', *told])
+        found.append(('Control', text))
     return found
 
 

@@ -44,8 +44,7 @@ def write_training_facts(
     if not missing:
         return
     logging.info('Keeping what the training images look like, for `predict`.')
-    shown = _shown(data, whole)
-    looks, on_host = _pictures(shown)
+    shown, looks, on_host = _pictures(data, whole)
     source = run.parallel.replicate(on_host)
     program = run.features()
     for arm in dict.fromkeys(arm for arm, _ in missing):
@@ -75,25 +74,21 @@ def write_training_facts(
 
 
 @functools.lru_cache(maxsize=1)
-def _shown(data: LabelledData, whole: PreparedSet) -> PreparedSet:
-    """Gives images that tell what those of this kind look like.
+def _pictures(
+    data: LabelledData, whole: PreparedSet
+) -> tuple[PreparedSet, np.ndarray, Resident]:
+    """Gives images that tell what those of this kind look like, and their looks [n, L].
 
     They are of the subjects at all levels of the head: a slice is not unlike the
     training images for being one that `slices_per_group` left out. Of a leaky division,
     where images of one subject are on both sides, they are the labelled images alone.
-    """
-    if data.is_leaky:
-        return data.prepared
-    return whole.select(np.flatnonzero(np.isin(whole.groups, data.prepared.groups)))
-
-
-@functools.lru_cache(maxsize=1)
-def _pictures(shown: PreparedSet) -> tuple[np.ndarray, Resident]:
-    """Gives the looks of images, float64 [n, L], and themselves.
-
     No network has to do with them: all experiments of a study have the same.
     """
-    return looks_of_all(shown), resident(shown)
+    shown = data.prepared
+    if not data.is_leaky:
+        own = np.isin(whole.groups, data.prepared.groups)
+        shown = whole.select(np.flatnonzero(own))
+    return shown, looks_of_all(shown), resident(shown)
 
 
 def _rows(data: LabelledData, shown: PreparedSet, part: frozenset[str]) -> np.ndarray:
