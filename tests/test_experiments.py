@@ -169,7 +169,7 @@ def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(
 def test_advice_and_gray_images_are_spoken_of(cohort, workdir, caplog):
     caplog.set_level('INFO')
     pretrain._tell_once.cache_clear()  # of the runs before
-    table = run('swav_masked', cohort, workdir, pretrain__method__prototypes=64)
-    assert 'swav_masked, linear' in table
+    table = run('swav_masked_brain', cohort, workdir, pretrain__method__prototypes=64)
+    assert 'swav_masked_brain, linear' in table
     assert '64 prototypes are shared out over 32 images at a time' in caplog.text
     assert 'smoke is gray: saturation, hue, random grayscale would do' in caplog.text
