@@ -169,6 +169,7 @@ def run_pretrain(
             training_policies=objective.policies,
             steps_per_epoch=steps_per_epoch,
             steps=rhythm.steps,
+            call_every=rhythm.monitor_every,
         )
         first = int(state.step)
         log.rewind(first)

@@ -130,6 +130,8 @@ class Watch:
         training_policies: of the training views; the first two are drawn.
         steps_per_epoch: updates of an epoch.
         steps: updates of the run; the probes look at the last state in any case.
+        call_every: updates between two calls. Where epochs are short that is no
+            multiple of an epoch: probes then look at the first call after theirs.
 
     Raises:
         UserError: the probes have fewer than two classes to learn, or none to tell.
@@ -146,10 +148,12 @@ class Watch:
         training_policies: tuple[Policy, ...],
         steps_per_epoch: int,
         steps: int,
+        call_every: int,
     ):
         self._plan = watch
         self._remedies = objective.remedies
         self._steps_per_epoch, self._steps = steps_per_epoch, steps
+        self._call_every = call_every
         self._history: list[dict[str, float]] = []
         self._announced: set[str] = set()
         few = _evenly(len(prepared), watch.images)
@@ -221,7 +225,8 @@ class Watch:
 
     def _probes_now(self, step: int) -> bool:
         every = self._plan.probe_every_epochs * self._steps_per_epoch
-        return step % every == 0 or step == self._steps
+        before = step - self._call_every  # of the first call, at 0, too
+        return step == self._steps or step // every > before // every
 
     def _judge(self, values: Mapping[str, float], step: int) -> None:
         found = collapse_signs(values, self._history)

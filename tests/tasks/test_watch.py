@@ -128,6 +128,7 @@ def make_watch(prepared=None, probe_set=None, method=None, **changes):
         training_policies=(Policy(noisy), Policy(noisy), Policy(as_it_is)),
         steps_per_epoch=STEPS_PER_EPOCH,
         steps=100 * STEPS_PER_EPOCH,
+        call_every=STEPS_PER_EPOCH,
     )
 
 
@@ -208,6 +209,14 @@ def test_probes_come_in_their_epochs_alone():
     for epoch in range(1, 5):
         values = watch(make_state(epoch * STEPS_PER_EPOCH), {})
         assert sorted(values) == sorted(SPREAD + PROBES * (epoch % 2 == 0))
+
+
+def test_probes_come_at_the_first_call_after_theirs():
+    watch = fresh_watch()  # they are due at 0, 8, 16, 24
+    watch._call_every = 3
+    calls = [0, 3, 6, 9, 12, 15, 18, 21, 24]
+    probed = ['knn_accuracy' in watch(make_state(step), {}) for step in calls]
+    assert probed == [step in (0, 9, 18, 24) for step in calls]
 
 
 @pytest.mark.parametrize('kinds', [dict(probe_every_epochs=0), dict(probe_set=None)])
