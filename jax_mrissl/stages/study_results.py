@@ -355,6 +355,9 @@ def _mean(found: Sequence[Bootstrap]) -> Bootstrap:
         resampled={
             k: np.mean([b.resampled[k] for b in found], axis=0) for k in first.resampled
         },
+        influence={
+            k: np.mean([b.influence[k] for b in found], axis=0) for k in first.influence
+        },
     )
 
 
@@ -398,7 +401,7 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
         return notes
     plan = first.experiment.finetune
     notes.append(
-        f'[low, high]: 95 % interval, percentiles of {plan.bootstrap_resamples} '
+        f'[low, high]: 95 % interval, BCa, from {plan.bootstrap_resamples:,} '
         'bootstrap resamples of subjects (within their class, where there are '
         f'classes); slices go with their subject. {_seed_words(content.grid)}'
     )

@@ -261,7 +261,7 @@ def _foot(
             'labelled subjects alone were compared, and only for equality.'
         )
     lines.append(
-        f'[low, high]: 95 % interval, percentiles of '
+        f'[low, high]: 95 % interval, BCa, from '
         f'{run.told["bootstrap_resamples"]:,} bootstrap resamples of subjects within '
         'their class; slices go with their subject.'
     )

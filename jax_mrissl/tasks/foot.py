@@ -121,7 +121,7 @@ def _overlap(overlap: Overlap, from_outside: bool) -> str:
 def _intervals(data: LabelledData, plan: FinetunePlan) -> list[str]:
     within = '' if data.task.kind == 'regression' else ' within their class'
     lines = [
-        f'[low, high]: 95 % interval, percentiles of {plan.bootstrap_resamples:,} '
+        f'[low, high]: 95 % interval, BCa, from {plan.bootstrap_resamples:,} '
         f'bootstrap resamples of subjects{within}; slices go with their subject. The '
         'spread over training seeds is not in it.'
     ]

@@ -177,11 +177,12 @@ def _statistics(measured: Json) -> str:
     within = '' if measured['kind'] == 'regression' else ', stratified by class'
     return (
         'The unit of analysis is the subject, by the mean of its slices. '
-        f'Intervals are 95 % percentiles of {drawn["resamples"]:,} bootstrap resamples '
-        f'of subjects{within} (n - 1 of n, after Rao & Wu 1988; seed {drawn["seed"]}). '
-        'Arms were compared with the untrained encoder on the same resamples, p '
-        'corrected by Holm. An arm whose training did not end below a constant guess '
-        'is not reported as a result.'
+        'Intervals are 95 % BCa intervals (Efron 1987) from '
+        f'{drawn["resamples"]:,} bootstrap resamples of subjects{within} (n - 1 of n, '
+        f'after Rao & Wu 1988; seed {drawn["seed"]}). Arms were compared with the '
+        'untrained encoder on the same resamples, p by inversion of the interval of '
+        'the difference, corrected by Holm. An arm whose training did not end below a '
+        'constant guess is not reported as a result.'
     )
 
 

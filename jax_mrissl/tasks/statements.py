@@ -190,7 +190,7 @@ def table_notes(
     """Gives the foot of the tables of results."""
     classes = any(table.prior is not None for table in tables)
     notes = [
-        f'Brackets: 95 % intervals, percentiles of {plan.bootstrap_resamples:,} '
+        f'Brackets: 95 % intervals, BCa, from {plan.bootstrap_resamples:,} '
         f'bootstrap resamples of subjects{" within their class" if classes else ""}; '
         'slices go with their subject. The spread over training seeds is not in them.'
     ]

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 from typing import ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn import metrics
 from jax_mrissl.core.results import Estimate
 from jax_mrissl.metrics import bootstrap as bootstrap_module
 from jax_mrissl.metrics.bootstrap import (
+    Bootstrap,
     difference,
     draw,
     holm,
@@ -249,7 +251,55 @@ def test_an_absent_class_leaves_auroc_undefined_and_counted():
 
 def test_interval_leaves_undefined_resamples_out():
     resampled = np.concatenate([np.arange(101.0), [np.nan] * 4])
-    assert interval(50.0, resampled) == Estimate(50.0, 2.5, 97.5, undefined=4)
+    found = interval(50.0, resampled, np.zeros(9))
+    assert found == Estimate(50.0, pytest.approx(2.5), pytest.approx(97.5), undefined=4)
+
+
+def test_interval_equals_scipys():
+    rng = np.random.default_rng(0)
+    told, truth = np.round(rng.exponential(size=40), 2), np.zeros(40)
+    names = np.arange(40).astype(str)
+    found = bootstrap_module.bootstrap(
+        number_panel(told, truth, truth.astype(int), names)
+    )
+    order = told[np.argsort(names)]
+    for metric, take in (
+        ('mae', lambda x, axis: np.mean(x, axis=axis)),
+        ('rmse', lambda x, axis: np.sqrt(np.mean(x**2, axis=axis))),
+    ):
+        resampled = found.resampled['subject', metric]
+        expected = stats.bootstrap(
+            (order,),
+            take,
+            n_resamples=0,
+            bootstrap_result=types.SimpleNamespace(bootstrap_distribution=resampled),
+            method='BCa',
+        ).confidence_interval
+        estimate = found.estimate('subject', metric)
+        assert (estimate.low, estimate.high) == pytest.approx(expected, rel=1e-6)
+        # Not the percentiles: errors have a long tail.
+        assert estimate.high > 1.01 * np.quantile(resampled, 0.975)
+
+
+def test_influence_is_what_leaving_one_out_does_class_by_class():
+    p, labels, groups = one_arm(sizes=(9, 6, 1))
+    found = bootstrap(p, labels, groups, resamples=3)
+    subjects = by_subject(p, labels, groups)
+    told, truth = subjects.probabilities, subjects.labels
+    losses = -np.log(told[np.arange(len(truth)), truth])
+    # A mean's: a subject's loss beside the mean of its class, over all.
+    means = np.array([losses[truth == k].mean() for k in range(3)])
+    expected = (losses - means[truth]) / len(losses)
+    np.testing.assert_allclose(
+        found.influence['subject', 'log_loss'], expected, rtol=1e-4, atol=1e-8
+    )
+
+
+def test_many_subjects_are_not_left_out_one_by_one(monkeypatch):
+    monkeypatch.setattr(bootstrap_module, '_MOST_LEFT_OUT', 26)
+    found = bootstrap(*one_arm(), resamples=50)
+    assert not found.influence['subject', 'brier'].any()
+    assert found.estimate('subject', 'brier').low < found.values['subject', 'brier']
 
 
 class TestDifference:
@@ -280,6 +330,36 @@ class TestDifference:
         paired = difference(first, second, **self.key).estimate
         alone = first.estimate('subject', 'log_loss')
         assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
+
+    def test_p_is_the_share_of_resamples_where_they_lie_evenly(self):
+        key = ('subject', 'brier')
+        arm, reference = (
+            Bootstrap({key: value}, {key: drawn}, {key: np.zeros(9)}, 9, 9, 0, '')
+            for value, drawn in ((40.0, np.arange(-10.0, 91.0)), (0.0, np.zeros(101)))
+        )
+        found = difference(arm, reference, unit='subject', metric='brier')
+        # Eleven of 101 at 0 or below it.
+        assert found.p == pytest.approx(2 * 12 / 102)
+
+    def test_an_interval_without_zero_is_a_p_below_a_twentieth(self):
+        told_apart = 0
+        for seed in range(60):
+            (p, q), labels, groups = cohort(
+                np.random.default_rng(seed), (12, 9, 6), 5, arms=2
+            )
+            good = 0.8 * p + 0.2 * np.eye(3)[labels]
+            first, second = (
+                bootstrap_module.bootstrap(
+                    some(class_panel(x, labels, groups), ('log_loss',)), resamples=999
+                )
+                for x in (good, q)
+            )
+            found = difference(first, second, **self.key)
+            without = found.estimate.high < 0 or found.estimate.low > 0
+            # One resample more on the other side: near a twentieth either may hold.
+            assert without == (found.p < 0.05) or 0.045 < found.p < 0.055
+            told_apart += without
+        assert 5 < told_apart < 55
 
     @pytest.mark.parametrize('change', ['seed', 'labels', 'subjects'])
     def test_refuses_other_resamples(self, change):

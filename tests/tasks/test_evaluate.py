@@ -262,7 +262,7 @@ def test_the_foot_says_what_a_reader_must_know(tmp_path):
         'divided by subject',
         'With 27 subjects the intervals are somewhat too narrow',
         'No labelled image was seen in pretraining, nor a twin of one',
-        '95 % interval, percentiles of 100 bootstrap resamples of subjects',
+        '95 % interval, BCa, from 100 bootstrap resamples of subjects',
     ):
         assert phrase in words
     assert 'SIMULATED' not in words
