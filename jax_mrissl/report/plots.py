@@ -114,6 +114,7 @@ def forest_plot(
         plot.set_yticks([])
         plot.spines['left'].set_visible(False)
         plot.margins(x=0.08)
+        plot.locator_params(axis='x', nbins=6)  # more would run into each other
         plot.set_xlabel(measure)
         _mark(plot, simulated)
         told = '; '.join(f'{row.label}: {_forest_words(row)}' for row in rows)
