@@ -489,21 +489,21 @@ def test_coverage_of_a_small_set():
 )
 def test_coverage_at_the_size_of_the_study(sizes, population):
     rates = coverage(sizes, 12, cohorts=1000, resamples=1000, population=population)
-    # Seen: 0.932 to 0.952 at 200 subjects, 0.938 to 0.955 at 100, 0.930 to 0.945 at 50;
-    # the standard error is 0.7 %.
-    assert all(0.92 <= rate <= 0.97 for rate in rates.values()), rates
+    # Seen: 0.935 to 0.953 at 200 subjects, 0.946 to 0.964 at 100; the standard error
+    # is 0.7 %.
+    assert all(0.93 <= rate <= 0.97 for rate in rates.values()), rates
 
 
 @pytest.mark.slow
 def test_coverage_of_numbers_at_the_size_of_the_study():
     rates = coverage_of_numbers(200, 12, cohorts=1000, resamples=1000, population=1000)
-    # Seen: 0.91 (the root of squared errors, which one subject in twenty dominates) to
-    # 0.957; the standard error is 0.7 %.
-    assert all(0.89 <= rate <= 0.975 for rate in rates.values()), rates
+    # Seen: 0.934 (the root of squared errors, which one subject in twenty dominates) to
+    # 0.961; the standard error is 0.7 %. Of percentile intervals 0.921 to 0.961.
+    assert all(0.93 <= rate <= 0.97 for rate in rates.values()), rates
 
 
 @pytest.mark.slow
 def test_equal_arms_are_told_apart_one_time_in_twenty():
     rates = false_positives((100, 70, 30), 8, cohorts=1000, resamples=1000)
-    # Seen: 0.050 to 0.068; the standard error is 0.7 %.
+    # Seen: 0.055 to 0.063; the standard error is 0.7 %.
     assert all(0.025 <= rate <= 0.08 for rate in rates.values()), rates
