@@ -166,10 +166,24 @@ def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(
         run('imagenet', cohort, tmp_path, init_from=str(tmp_path / 'half'))
 
 
-def test_advice_and_gray_images_are_spoken_of(cohort, workdir, caplog):
+def test_advice_gray_images_and_a_collapse_are_spoken_of(cohort, workdir, caplog):
     caplog.set_level('INFO')
     pretrain._tell_once.cache_clear()  # of the runs before
-    table = run('swav_masked_brain', cohort, workdir, pretrain__method__prototypes=64)
+    table = run(
+        'swav_masked_brain',
+        cohort,
+        workdir,
+        pretrain__method__prototypes=64,
+        pretrain__method__temperature=1e4,  # predictions are even: nothing to learn
+    )
     assert 'swav_masked_brain, linear' in table
+    told = ' '.join(table.split())
+    assert (
+        'ended with signs of a collapse. The loss, 4.159, is what a collapsed' in told
+    )
+    assert 'nothing has been learned' in caplog.text  # also while it ran, if short
+    metrics = json.loads((workdir / 'metrics.json').read_text())
+    assert metrics['warnings'][0].startswith('COLLAPSED: pretraining on ')
+    assert 'COLLAPSED' in (workdir / 'report/index.html').read_text()
     assert '64 prototypes are shared out over 32 images at a time' in caplog.text
     assert 'smoke is gray: saturation, hue, random grayscale would do' in caplog.text

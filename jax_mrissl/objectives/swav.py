@@ -157,7 +157,7 @@ class SwAV:
     param_dtype: Any = jnp.float32
 
     remedies = (
-        'Lower method.epsilon (0.03): codes are sharper then.',
+        'Lower method.epsilon (0.03; 0.01 in a short run): codes are sharper then.',
         'Lengthen method.freeze_prototypes_epochs.',
         'Use fewer prototypes, or softer and fewer small crops.',
         'Lower optimizer.rate_per_256: Adam at 0.001 is known to stay at ln K.',

@@ -24,6 +24,7 @@ class StudyArm:
         holm_p: of that, corrected for all that are compared in its setting.
         failure: why it is no result; '': it is one.
         seen: tested subjects that pretraining has seen.
+        collapsed: whether a stage of its pretraining ended with signs of a collapse.
         seconds: that its stages took, by the clock; None: not known.
         page: the page of its experiment with the first seed, relative to the study's.
     """
@@ -39,6 +40,7 @@ class StudyArm:
     holm_p: float | None = None
     failure: str = ''
     seen: int = 0
+    collapsed: bool = False
     seconds: float | None = None
     page: str = ''
 
@@ -49,6 +51,12 @@ class StudyArm:
             return 'untrained'
         part = '' if self.share == 1 else f', {100 * self.share:g} % of the subjects'
         return f'{self.method} on {words_of(self.chain)}{part}'
+
+    @property
+    def marks(self) -> str:
+        """What must stand behind its number wherever that is shown."""
+        seen = ' (seen)' if self.seen else ''
+        return f'{seen}{" (collapsed)" if self.collapsed else ""}'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ def _differences(facts: StudyFacts) -> list[_Figure]:
             own = [a for a in setting.arms if a.mode == mode and a.method]
             rows = [
                 ForestRow(
-                    label=f'{arm.name}{" (seen)" if arm.seen else ""}',
+                    label=f'{arm.name}{arm.marks}',
                     value=arm.difference.value if arm.difference else None,
                     low=arm.difference.low if arm.difference else None,
                     high=arm.difference.high if arm.difference else None,
@@ -189,6 +189,7 @@ def _arm_rows(setting: SettingFacts) -> Sequence[dict[str, str]]:
                 'difference': estimate_text(arm.difference) if arm.difference else '–',
                 'p': '–' if arm.holm_p is None else f'{arm.holm_p:.2g}',
                 'seen': f'{arm.seen}' if arm.seen else '',
+                'collapsed': 'yes' if arm.collapsed else '',
                 'cost': '–' if arm.seconds is None else duration_words(arm.seconds),
                 'page': arm.page,
             }

@@ -39,6 +39,7 @@ _COLUMNS = (
     'holm_p',
     'failure',
     'tested_subjects_seen',
+    'collapsed',
     'seconds',
     'simulated',
 )
@@ -126,8 +127,7 @@ class Matrix:
         else:
             estimate = arm.estimates.get((self._unit, self._setting.headline))
             text = estimate_text(estimate) if estimate else _EMPTY
-        if arm.seen:
-            text += ' (seen)'
+        text += arm.marks
         published = self._setting.published.get(key) if key else None
         if published is not None and self._unit == 'slice':
             text += f' (report: {published:.3f})'
@@ -212,12 +212,11 @@ def _simulated(facts: StudyFacts) -> str:
 def _difference(arm: StudyArm | None) -> str:
     if arm is None:
         return _EMPTY
-    seen = ' (seen)' if arm.seen else ''
     if arm.failure:
-        return f'{arm.failure.partition(":")[0]}{seen}'
+        return f'{arm.failure.partition(":")[0]}{arm.marks}'
     if arm.difference is None:
-        return f'not compared{seen}'
-    return f'{estimate_text(arm.difference)}{seen}'
+        return f'not compared{arm.marks}'
+    return f'{estimate_text(arm.difference)}{arm.marks}'
 
 
 def matrices(facts: StudyFacts) -> list[Matrix | Transfer]:
@@ -279,7 +278,8 @@ def study_csv(facts: StudyFacts) -> str:
         for arm in setting.arms:
             about = [setting.target, setting.dataset, setting.label_fraction]
             about += [arm.method, arm.chain, arm.share, arm.mode, arm.seeds]
-            end = [arm.failure, arm.seen, _blank(arm.seconds), int(facts.simulated)]
+            end = [arm.failure, arm.seen, int(arm.collapsed)]
+            end += [_blank(arm.seconds), int(facts.simulated)]
             # An arm that is no result has no numbers here either.
             found = {} if arm.failure else arm.estimates
             for (unit, metric), estimate in found.items():

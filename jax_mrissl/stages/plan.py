@@ -107,6 +107,23 @@ class PlannedExperiment:
     parts: tuple['PlannedExperiment', ...] = ()
 
 
+def told_collapses(planned: PlannedExperiment, store: Store) -> list[str]:
+    """Says which stages of pretraining, of those that are done, ended collapsed."""
+    found: dict[str, str] = {}
+    for one in (planned, *planned.parts):
+        for stage, prepared in zip(one.chain, one.pretraining, strict=True):
+            if not store.is_done(stage):
+                continue
+            # Stages of versions that did not look for it tell nothing.
+            if signs := store.facts(stage).get('collapse'):
+                found[stage.address] = (
+                    f'COLLAPSED: pretraining on {prepared.card["title"]} ended with '
+                    f'signs of a collapse. {" ".join(signs)} Results of the pretrained '
+                    'network say nothing of its method.'
+                )
+    return list(found.values())
+
+
 class Shelf:
     """What experiments of one process share: open datasets, folds, finetuners.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jax_mrissl.core import processes
-from jax_mrissl.stages.plan import PlannedExperiment, plan_experiment
+from jax_mrissl.stages.plan import PlannedExperiment, plan_experiment, told_collapses
 from jax_mrissl.stages.store import Store
 from jax_mrissl.stages.work import do_jobs
 from jax_mrissl.tasks.controls import baseline_arms
@@ -68,6 +68,7 @@ def write_results(
         overlap=planned.overlap,
         pretrained_on=[prepared.card for prepared in planned.pretraining],
         started_from=planned.outside.name if planned.outside else '',
+        collapses=told_collapses(planned, store),
     )
     opened = [
         OpenedArm(

@@ -21,7 +21,7 @@ from jax_mrissl.report.study_table import (
 )
 from jax_mrissl.report.table import estimate_text
 from jax_mrissl.stages.grid import Cell, Encoder, Grid, Setting
-from jax_mrissl.stages.plan import PlannedArm, PlannedExperiment
+from jax_mrissl.stages.plan import PlannedArm, PlannedExperiment, told_collapses
 from jax_mrissl.stages.store import Store
 from jax_mrissl.tasks.controls import baseline_arms
 from jax_mrissl.tasks.from_config import Json
@@ -132,6 +132,10 @@ class Measurer:
             left += stage.inputs
         known = found.values()
         return None if None in known else float(sum(filter(None, known)))
+
+    def collapsed(self, planned: PlannedExperiment) -> bool:
+        """Tells whether a stage of an experiment's pretraining ended collapsed."""
+        return bool(told_collapses(planned, self._store))
 
     def devices(self, cells: Sequence[StudiedCell]) -> list[str]:
         """Gives what the stages ran on, each once."""
@@ -255,6 +259,7 @@ class _Made:
     found: list[Bootstrap] = dataclasses.field(default_factory=list)
     failures: list[str] = dataclasses.field(default_factory=list)
     seen: int = 0
+    collapsed: bool = False
     seconds: list[float | None] = dataclasses.field(default_factory=list)
     page: str = ''
 
@@ -281,6 +286,7 @@ def _arms(
                 one.failures.append(f'seed {cell.seed}')
             if cell.encoder.method:
                 one.seen = max(one.seen, planned.overlap.subjects)
+                one.collapsed |= measurer.collapsed(planned)
             one.seconds.append(measurer.seconds(arm))
             if not one.page and not studied.error:
                 one.page = f'../experiments/{cell.folder}/{PAGE}'
@@ -333,6 +339,7 @@ def _compared(
                 if one.failures
                 else '',
                 seen=one.seen,
+                collapsed=one.collapsed,
                 seconds=None
                 if None in one.seconds
                 else float(sum(filter(None, one.seconds))),
@@ -379,6 +386,8 @@ def _findings(setting: SettingFacts, simulated: bool) -> list[str]:
         lower = value < 0
         better = lower == (setting.headline in LOWER_IS_BETTER)
         seen = ' It has seen tested subjects, so this is no test.' if arm.seen else ''
+        if arm.collapsed:
+            seen += ' Its pretraining collapsed, so this says nothing of its method.'
         sentences.append(
             f'{about}, {arm.mode}: {arm.name} is {"better" if better else "worse"} '
             f'than the untrained encoder, {estimate_text(arm.difference)} in {metric} '
@@ -415,6 +424,12 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
         notes.append(
             '(seen): pretraining has seen images of tested subjects, which the config '
             'allowed: what stands there is no test.'
+        )
+    if any(arm.collapsed for setting in settings for arm in setting.arms):
+        notes.append(
+            '(collapsed): a stage of its pretraining ended with signs of a collapse, '
+            'which the page of the experiment names: its numbers say nothing of the '
+            'method.'
         )
     if content.grid.final_modes:
         notes.append(

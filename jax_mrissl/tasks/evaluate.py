@@ -71,6 +71,7 @@ def evaluate(
     overlap: Overlap,
     pretrained_on: Sequence[Mapping[str, Any]] = (),
     started_from: str = '',
+    collapses: Sequence[str] = (),
 ) -> str:
     """Measures all arms; writes `folds.json`, `metrics.json` and `results.md`.
 
@@ -83,6 +84,7 @@ def evaluate(
         overlap: what pretraining has seen of the labelled images.
         pretrained_on: the cards of the datasets of pretraining, in order.
         started_from: the weights from outside that it all began with; '': none.
+        collapses: a sentence on each stage of pretraining that ended collapsed.
 
     Returns: the table for a terminal.
 
@@ -116,7 +118,7 @@ def evaluate(
         'division': {'kind': data.division, 'is_leaky': data.is_leaky},
         'overlap': overlap.to_json(),
         'started_from': started_from or None,
-        'warnings': list(data.warnings),
+        'warnings': [*collapses, *data.warnings],
         'bootstrap': {'resamples': plan.bootstrap_resamples, 'seed': seed},
         'results': [row.to_json() for row in rows],
         'details': [_details(one, facts, data) for one in measured],
@@ -137,6 +139,7 @@ def evaluate(
     if data.task.kind == 'regression':
         title = f'{experiment.name}: {plan.task} on {data.prepared.card["title"]}'
     sentences = [
+        *collapses,
         *(comparison.text(simulated=simulated) for comparison in comparisons),
         *(
             one.text(simulated=simulated)

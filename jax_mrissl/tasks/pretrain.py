@@ -39,7 +39,7 @@ from jax_mrissl.tasks.programs import (
     shared,
     training_program,
 )
-from jax_mrissl.tasks.watch import ProbeSet, Watch, watched_rows
+from jax_mrissl.tasks.watch import ProbeSet, Watch, collapse_signs, watched_rows
 from jax_mrissl.train.checkpoint import Checkpoints, Lineage
 from jax_mrissl.train.loop import Monitor, Rhythm, run_steps
 from jax_mrissl.train.optimizer import Optimizer, Schedule
@@ -219,13 +219,15 @@ def run_pretrain(
             what=what,
             window=extra.get('window', ()),
         )
+    *before, last = processes.share(lambda: watched_rows(log.rows()))
     return {
         'steps': rhythm.steps,
+        'collapse': list(collapse_signs(last, before, ended=True).values()),
         'images_per_epoch': steps_per_epoch * plan.batch_size,
         'seconds_of_last_start': round(time.monotonic() - began, 1),
         'device': device_in_words(),
         'placement': placement,
-        'last': processes.share(lambda: log.rows()[-1]),
+        'last': last,
     }
 
 

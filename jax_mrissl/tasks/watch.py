@@ -229,7 +229,7 @@ class Watch:
         return step == self._steps or step // every > before // every
 
     def _judge(self, values: Mapping[str, float], step: int) -> None:
-        found = collapse_signs(values, self._history)
+        found = collapse_signs(values, self._history, ended=step == self._steps)
         new = {kind: found[kind] for kind in found if kind not in self._announced}
         if not new:
             return
@@ -252,7 +252,10 @@ def watched_rows(rows: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
 
 
 def collapse_signs(
-    values: Mapping[str, float], history: Sequence[Mapping[str, float]]
+    values: Mapping[str, float],
+    history: Sequence[Mapping[str, float]],
+    *,
+    ended: bool = False,
 ) -> dict[str, str]:
     """Tells the signs of a collapse.
 
@@ -262,6 +265,7 @@ def collapse_signs(
             with `chance_loss`, what a collapsed output costs, and `dead_prototypes`,
             the share of prototypes that no image chose. What is missing is no sign.
         history: the same of earlier measurements, the last of them last.
+        ended: whether training has ended: a loss at chance then has no time left.
 
     Returns: by kind of sign a sentence that names the value and what it means.
     """
@@ -276,10 +280,11 @@ def collapse_signs(
             signs[kind] = f'{kind} is {value:.3g}: the {what}.'
         elif value < low.suspect and value < low.of_best * best:
             signs[kind] = f'{kind} fell from {best:.3g} to {value:.3g}: the {what}.'
-    if values.get('epoch', 0.0) <= _SETTLED_EPOCHS:
+    if values.get('epoch', 0.0) <= _SETTLED_EPOCHS and not ended:
         return signs
     # A loss that falls from above passes by chance: two measurements in a row stay.
-    if history and _at_chance(values) and _at_chance(history[-1]):
+    stayed = ended or bool(history and _at_chance(history[-1]))
+    if stayed and _at_chance(values):
         signs['chance_loss'] = (
             f'The loss, {values["loss"]:.4g}, is what a collapsed output costs, '
             f'{values["chance_loss"]:.4g}: nothing has been learned.'

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import time
 
@@ -76,6 +77,30 @@ def test_a_second_run_does_nothing(finished):
     assert {
         p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()
     } == before
+
+
+def test_a_collapsed_pretraining_is_marked_wherever_its_numbers_stand(
+    finished, tmp_path
+):
+    config, workdir, text = finished
+    assert '(collapsed)' not in text
+    copy = tmp_path / 'study'
+    shutil.copytree(workdir, copy)
+    [done] = copy.glob('stages/pretrain-*/done.json')
+    facts = json.loads(done.read_text())
+    assert facts['collapse'] == []
+    facts['collapse'] = ['The loss is that of chance.']
+    done.write_text(json.dumps(facts))
+    (copy / 'written.json').unlink()
+    text = run_study(config, copy)
+    # In both modes, and in the note that says what it means.
+    assert text.count('(collapsed)') == 3
+    rows = list(csv.DictReader((copy / 'study.csv').open()))
+    assert {(row['method'], row['collapsed']) for row in rows} == {
+        ('', '0'),
+        ('barlow', '1'),
+    }
+    assert '>collapsed</span>' in (copy / 'report/index.html').read_text()
 
 
 def test_a_forecast_measures_what_is_left_and_writes_nothing(

@@ -400,6 +400,12 @@ def test_a_loss_that_stays_at_chance_is_a_sign(now, before, expected):
         assert '6.238' in signs['chance_loss']
 
 
+def test_a_loss_at_chance_is_a_sign_at_any_end():
+    short = measured(epoch=1.0, **AT_CHANCE)
+    assert list(collapse_signs(short, [], ended=True)) == ['chance_loss']
+    assert not collapse_signs(short, [])
+
+
 @pytest.mark.parametrize(
     ('share', 'epoch', 'expected'),
     [(0.95, 6, True), (0.85, 6, False), (0.95, 5, False)],
