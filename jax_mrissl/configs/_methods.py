@@ -102,10 +102,10 @@ def swav(scale: str, policy: str, foreground: float) -> Section:
         # divided by 0.05 they give codes that are all but even, and runs of a few
         # hundred steps then end where they began to collapse, at ln K.
         section['method'].update(
-            prototypes=64, hidden_width=512, epsilon=0.01, freeze_prototypes_epochs=0.0
+            prototypes=32, hidden_width=512, epsilon=0.01, freeze_prototypes_epochs=0.0
         )
         section['optimizer'] = _short(2.4e-3)
-        section['views'] = swav_views(policy, small=2, foreground=foreground)
+        section['views'] = swav_views(policy, small=0, foreground=foreground)
     if scale == 'demo':
         section['method'].update(prototypes=64, hidden_width=512)
         section['views'] = swav_views(policy, small=2, foreground=foreground)
