@@ -50,14 +50,11 @@ def make_step(options):
     return initial, step
 
 
-def seconds(run, rounds):
-    """Gives the seconds of each of some runs."""
-    found = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - began)
-    return found
+def seconds(run):
+    """Gives the seconds that a run takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 def main():
@@ -89,7 +86,8 @@ def main():
         nonlocal together
         together = jax.block_until_ready(all_(together, images))
 
-    in_turn(), batched()
+    in_turn()
+    batched()
     for k in range(len(alone)):
         for found, expected in zip(
             jax.tree.leaves(together[0]['batch_stats']),
@@ -100,7 +98,7 @@ def main():
     times = {in_turn: [], batched: []}
     for _ in range(options.rounds):
         for run, found in times.items():
-            found += seconds(run, 1)
+            found.append(seconds(run))
     ratios = sorted(
         one / both for one, both in zip(times[in_turn], times[batched], strict=True)
     )

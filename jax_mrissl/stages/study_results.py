@@ -272,6 +272,7 @@ def _arms(
     for studied in able:
         cell, planned = studied.cell, studied.planned
         assert planned
+        collapsed = measurer.collapsed(planned)
         for arm in planned.arms:
             # The untrained one stands in every cell; its own is the one to count.
             if (arm.name == UNTRAINED) != (not cell.encoder.method):
@@ -286,7 +287,7 @@ def _arms(
                 one.failures.append(f'seed {cell.seed}')
             if cell.encoder.method:
                 one.seen = max(one.seen, planned.overlap.subjects)
-                one.collapsed |= measurer.collapsed(planned)
+                one.collapsed |= collapsed
             one.seconds.append(measurer.seconds(arm))
             if not one.page and not studied.error:
                 one.page = f'../experiments/{cell.folder}/{PAGE}'
