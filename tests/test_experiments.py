@@ -13,6 +13,7 @@ from jax_mrissl.stages.run import run_experiment
 from jax_mrissl.tasks import pretrain
 from jax_mrissl.tasks.export import export
 from jax_mrissl.tasks.from_config import read_experiment
+from jax_mrissl.tasks.opened_run import open_run
 from jax_mrissl.train.checkpoint import read_lineage
 
 LINEAR = dict(finetune__modes=('linear',))
@@ -185,5 +186,10 @@ def test_advice_gray_images_and_a_collapse_are_spoken_of(cohort, workdir, caplog
     metrics = json.loads((workdir / 'metrics.json').read_text())
     assert metrics['warnings'][0].startswith('COLLAPSED: pretraining on ')
     assert 'COLLAPSED' in (workdir / 'report/index.html').read_text()
+    done = open_run(workdir)  # what `predict` and `evaluate` say of its networks
+    assert done.standing(done.choose())[0] == metrics['warnings'][0]
+    assert not any(
+        'COLLAPSED' in text for text in done.standing(done.choose('untrained'))
+    )
     assert '64 prototypes are shared out over 32 images at a time' in caplog.text
     assert 'smoke is gray: saturation, hue, random grayscale would do' in caplog.text

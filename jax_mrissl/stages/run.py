@@ -56,6 +56,7 @@ def write_results(
     experiment, data = planned.experiment, planned.data
     arms = [Arm(arm.name, arm.mode, store.folder(arm.stage)) for arm in planned.arms]
     controls = store.folder(planned.controls)
+    collapses = told_collapses(planned, store)
     table = evaluate(
         [*arms, *baseline_arms(data, controls)],
         {
@@ -68,7 +69,7 @@ def write_results(
         overlap=planned.overlap,
         pretrained_on=[prepared.card for prepared in planned.pretraining],
         started_from=planned.outside.name if planned.outside else '',
-        collapses=told_collapses(planned, store),
+        collapses=collapses,
     )
     opened = [
         OpenedArm(
@@ -86,7 +87,7 @@ def write_results(
             experiment.chain, planned.pretraining, strict=True
         )
     ]
-    written = write_arms(experiment, data, opened, seen, workdir)
+    written = write_arms(experiment, data, opened, seen, collapses, workdir)
     write_training_facts(written, data, planned.whole)
     if experiment.report.pictures and experiment.report.saliency:
         ensure_gallery(written, data)

@@ -141,7 +141,13 @@ class OpenedRun:
         return found
 
     def standing(self, arm: OpenedArm) -> list[str]:
-        """Says what the run itself measured of an arm, in a sentence."""
+        """Says what an arm is worth by the run itself, in sentences."""
+        pretrained = arm.start is not None or arm.by_fold
+        # Files of earlier versions do not tell.
+        collapses = self.told.get('collapses', ()) if pretrained else ()
+        return [*collapses, *self._measured(arm)]
+
+    def _measured(self, arm: OpenedArm) -> list[str]:
         for row in read_json(self.workdir / 'metrics.json')['results']:
             if (row['arm'], row['mode'], row['unit']) != (
                 arm.name,
@@ -280,6 +286,7 @@ def write_arms(
     data: LabelledData,
     arms: Sequence[OpenedArm],
     pretraining: Sequence[tuple[PreparedSet, str]],
+    collapses: Sequence[str],
     workdir: Path,
 ) -> OpenedRun:
     """Writes what a finished run's networks are, and how images get to them.
@@ -291,6 +298,7 @@ def write_arms(
         data: the labelled images.
         arms: all, in the order of the table.
         pretraining: the sets of the chain, and their splits.
+        collapses: a sentence on each stage of pretraining that ended collapsed.
         workdir: gets `arms.json`; paths within it are relative to it.
     """
     plan, common, card = experiment.finetune, experiment.common, data.prepared.card
@@ -315,6 +323,7 @@ def write_arms(
             }
             for part, split in pretraining
         ],
+        'collapses': list(collapses),
         'task': dataclasses.asdict(data.task),
         'labels_shuffled': plan.shuffle_labels,
         'division': data.division,
