@@ -10,6 +10,10 @@ WIDTH = 100
 _GAP = '  '
 # A longer name of an arm is broken into lines.
 _NAME_WIDTH = 26
+# Of fewer subjects the intervals are known to be too narrow. In simulation of three
+# classes, with slices alike within subjects, 93.5 to 96.4 % of them hold the truth at
+# 200 and 100 subjects, 91.9 to 96.4 % at 30 (tests/metrics/test_bootstrap.py).
+_FEW_SUBJECTS = 50
 # The columns, of those metrics that any row has.
 _COLUMNS = ('log_loss', 'accuracy', 'macro_auroc', 'r2', 'mae', 'spearman')
 
@@ -69,6 +73,27 @@ def estimate_text(estimate: Estimate, *, scale: float = 1, digits: int = 3) -> s
         return value
     low, high = scale * estimate.low, scale * estimate.high
     return f'{value} [{low:.{digits}f}, {high:.{digits}f}]'
+
+
+def interval_notes(resamples: int, subjects: int, *, within: str = '') -> list[str]:
+    """Says what the brackets behind numbers are, in sentences.
+
+    Args:
+        resamples: of the bootstrap.
+        subjects: that were tested.
+        within: what subjects are drawn within, as ' within their class'; '': all.
+    """
+    notes = [
+        f'[low, high]: 95 % interval, BCa, from {resamples:,} bootstrap resamples of '
+        f'subjects{within}; slices go with their subject.'
+    ]
+    if subjects < _FEW_SUBJECTS:
+        notes.append(
+            f'With {subjects:,} subjects the intervals are somewhat too narrow: below '
+            f'about {_FEW_SUBJECTS} a bootstrap holds the truth less often than it '
+            'says.'
+        )
+    return notes
 
 
 def _units(rows: Sequence[ArmResult]) -> list[Unit]:

@@ -19,7 +19,7 @@ from jax_mrissl.report.study_table import (
     study_text,
     transfers,
 )
-from jax_mrissl.report.table import estimate_text
+from jax_mrissl.report.table import estimate_text, interval_notes
 from jax_mrissl.stages.grid import Cell, Encoder, Grid, Setting
 from jax_mrissl.stages.plan import PlannedArm, PlannedExperiment, told_collapses
 from jax_mrissl.stages.store import Store
@@ -410,11 +410,13 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
     if first is None:
         return notes
     plan = first.experiment.finetune
-    notes.append(
-        f'[low, high]: 95 % interval, BCa, from {plan.bootstrap_resamples:,} '
-        'bootstrap resamples of subjects (within their class, where there are '
-        f'classes); slices go with their subject. {_seed_words(content.grid)}'
-    )
+    if settings:
+        notes += interval_notes(
+            plan.bootstrap_resamples,
+            min(setting.subjects for setting in settings),
+            within=' (within their class, where there are classes)',
+        )
+        notes.append(_seed_words(content.grid))
     notes += content.notes
     if any(arm.failure for setting in settings for arm in setting.arms):
         notes.append(
@@ -458,10 +460,10 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
 
 def _seed_words(grid: Grid) -> str:
     if len(grid.seeds) == 1:
-        return 'One training seed; the spread over seeds is not in it.'
+        return 'One training seed; the spread over seeds is not in the intervals.'
     return (
         f'Means over {len(grid.seeds)} training seeds; the spread over them is given '
-        'beside, and is not in it.'
+        'beside, and is not in the intervals.'
     )
 
 

@@ -29,6 +29,7 @@ from jax_mrissl.metrics.panel import (
 from jax_mrissl.report.table import results_markdown, results_table
 from jax_mrissl.tasks.ensemble import Verdict, ask
 from jax_mrissl.tasks.fold_network import FoldNetwork
+from jax_mrissl.tasks.foot import interval_sentences
 from jax_mrissl.tasks.from_config import Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import UNITS, prior_rows, tested_labels
@@ -260,11 +261,7 @@ def _foot(
             'trained on and which --data_dir does not hold: of those the pixels of the '
             'labelled subjects alone were compared, and only for equality.'
         )
-    lines.append(
-        f'[low, high]: 95 % interval, BCa, from '
-        f'{run.told["bootstrap_resamples"]:,} bootstrap resamples of subjects within '
-        'their class; slices go with their subject.'
-    )
+    lines += interval_sentences(data, run.told['bootstrap_resamples'])
     if data.task.kind != 'regression':
         lines.append(
             'class prior: the class shares of this set itself, the best constant guess.'

@@ -8,16 +8,12 @@ import numpy as np
 from jax_mrissl.audit.overlap import Overlap
 from jax_mrissl.core.results import UNDER_TRAINED, ArmResult, Role
 from jax_mrissl.metrics.baselines import class_prior_log_loss
-from jax_mrissl.report.table import estimate_text
+from jax_mrissl.report.table import estimate_text, interval_notes
 from jax_mrissl.tasks.controls import EXPLAINED, WITNESS
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.measured import CLASS_PRIOR
 
-# Of fewer subjects the intervals are known to be too narrow. In simulation of three
-# classes, with slices alike within subjects, 93 to 95 % of them hold the truth at 200,
-# 100 and 50 subjects, 91 to 94 % at 30 (tests/metrics/test_bootstrap.py).
-FEW_SUBJECTS = 50
 _DIVIDED = {
     'subject': 'divided by subject, stratified by class; every subject is tested once',
     'site': 'one for each site, which is tested by what was learned at the others',
@@ -61,13 +57,13 @@ def foot(
     lines += [f'Note: {warning}' for warning in data.warnings]
     if experiment.chain:
         lines.append(_overlap(overlap, bool(started_from)))
-    lines += _intervals(data, plan)
+    lines += interval_sentences(data, plan.bootstrap_resamples)
     lines += _detection(rows, data)
     lines += explained({row.arm: row.role for row in rows}, data)
     lines.append(_tuning(plan))
     lines += experiment.notes
     if any(UNDER_TRAINED in row.notes for row in rows):
-        lines.append(_under_trained(data))
+        lines.append(under_trained_words(data))
     return lines
 
 
@@ -118,20 +114,14 @@ def _overlap(overlap: Overlap, from_outside: bool) -> str:
     )
 
 
-def _intervals(data: LabelledData, plan: FinetunePlan) -> list[str]:
-    within = '' if data.task.kind == 'regression' else ' within their class'
-    lines = [
-        f'[low, high]: 95 % interval, BCa, from {plan.bootstrap_resamples:,} '
-        f'bootstrap resamples of subjects{within}; slices go with their subject. The '
-        'spread over training seeds is not in it.'
-    ]
+def interval_sentences(data: LabelledData, resamples: int) -> list[str]:
+    """Says what the brackets behind the numbers of a run are."""
     subjects = len(np.unique(data.prepared.groups[data.tested()]))
-    if subjects < FEW_SUBJECTS:
-        lines.append(
-            f'With {subjects:,} subjects the intervals are somewhat too narrow: below '
-            f'about {FEW_SUBJECTS} a bootstrap holds the truth less often than it says.'
-        )
-    return lines
+    within = '' if data.task.kind == 'regression' else ' within their class'
+    return [
+        *interval_notes(resamples, subjects, within=within),
+        'The spread over training seeds is not in the intervals.',
+    ]
 
 
 def _detection(rows: Sequence[ArmResult], data: LabelledData) -> list[str]:
@@ -186,13 +176,14 @@ def _tuning(plan: FinetunePlan) -> str:
     return ' '.join(texts[mode] for mode in plan.modes)
 
 
-def _under_trained(data: LabelledData) -> str:
+def under_trained_words(data: LabelledData) -> str:
+    """Says what an arm that is no result did not reach."""
     if data.task.kind == 'regression':
         below = 'the variance of the numbers trained on, which their mean reaches'
     else:
         prior = class_prior_log_loss(data.labels)
         below = f'the log loss of the class prior ({prior:.4f} by slice)'
     return (
-        f'under-trained: training did not end below {below}, so this is no result. '
+        f'Under-trained: training did not end below {below}, so this is no result. '
         'Train longer, or with another learning rate. The numbers are in metrics.json.'
     )

@@ -31,7 +31,11 @@ from jax_mrissl.report.run_facts import (
 from jax_mrissl.report.run_page import run_page
 from jax_mrissl.tasks import statements
 from jax_mrissl.tasks.closer_look import look_closer, worst_mistakes
-from jax_mrissl.tasks.foot import explained
+from jax_mrissl.tasks.foot import (
+    explained,
+    interval_sentences,
+    under_trained_words,
+)
 from jax_mrissl.tasks.from_config import Experiment, Json
 from jax_mrissl.tasks.group_tables import against_table, beyond_table, group_tables
 from jax_mrissl.tasks.labelled import LabelledData
@@ -144,7 +148,8 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
         headline_metric=headline,
         tables=tables,
         table_notes=[
-            *statements.table_notes(plan, tables, bool(failed)),
+            *interval_sentences(data, plan.bootstrap_resamples),
+            *([under_trained_words(data)] if failed else ()),
             *explained({r['arm']: r['role'] for r in measured['results']}, data),
         ],
         differences=[

@@ -19,7 +19,6 @@ from jax_mrissl.report.run_facts import (
 )
 from jax_mrissl.report.table import estimate_text
 from jax_mrissl.tasks.closer_look import predictions
-from jax_mrissl.tasks.foot import FEW_SUBJECTS
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan, Json
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.pooling import UNTRAINED, Arm
@@ -182,29 +181,6 @@ def alarms(data: LabelledData, overlap: Json) -> list[str]:
             f'images of {overlap["subjects"]:,} tested subjects.'
         )
     return found
-
-
-def table_notes(
-    plan: FinetunePlan, tables: Sequence[ResultTable], any_failed: bool
-) -> list[str]:
-    """Gives the foot of the tables of results."""
-    classes = any(table.prior is not None for table in tables)
-    notes = [
-        f'Brackets: 95 % intervals, BCa, from {plan.bootstrap_resamples:,} '
-        f'bootstrap resamples of subjects{" within their class" if classes else ""}; '
-        'slices go with their subject. The spread over training seeds is not in them.'
-    ]
-    if tables and tables[0].count < FEW_SUBJECTS:
-        notes.append(
-            f'With {tables[0].count:,} subjects the intervals are somewhat too narrow: '
-            f'below about {FEW_SUBJECTS} a bootstrap covers less than it says.'
-        )
-    if any_failed:
-        notes.append(
-            'Under-trained: training did not end below the log loss of the class '
-            'prior. Such an arm is no result, whatever its test says.'
-        )
-    return notes
 
 
 def detection_notes(measured: Json) -> tuple[str, ...]:
