@@ -3,8 +3,8 @@ r"""A model of the time of a step on 8 to 4,096 chips, from measured pieces.
     python benchmarks/scaling_model.py --measured benchmarks/scaling.jsonl \
         --figure docs/scaling.svg
 
-Reads what benchmarks/collectives.py wrote (for CPU devices: counts and bytes of what is
-sent; for a TPU: FLOPs and bytes of memory of one chip's part) and published speeds of
+Reads what benchmarks/collectives.py wrote of the programs for a TPU (counts and bytes
+of what is sent, FLOPs and bytes of memory of one chip's part) and published speeds of
 chips and links; prints tables of predicted efficiency. docs/scaling.md says where these
 are from, and what the model leaves out. Nothing is timed here.
 """
@@ -190,30 +190,9 @@ def draw(measured, path):
 
 
 def pieces(path):
-    """Joins what was measured of a method: what CPU devices send, what a TPU does.
-
-    Of a method that was not compiled for a TPU, the work is that of the first one that
-    was, times the ratio of their CPU programs.
-    """
+    """Gives what was read of the programs for a TPU, one for each method."""
     found = [json.loads(line) for line in Path(path).read_text().splitlines()]
-    sent = {
-        facts['method']: facts
-        for facts in sorted(found, key=lambda facts: facts['devices'])
-        if facts['target'] == 'CPU'
-    }
-    done = {f['method']: f for f in found if f['target'] != 'CPU'}
-    first = next(iter(done.values()))
-    joined = []
-    for method, most in sent.items():
-        work = done.get(method)
-        if work is None:
-            base = sent[first['method']]
-            names = ('flops_per_image', 'bytes_accessed_per_device')
-            scaled = {n: first[n] * most[n] / base[n] for n in names}
-            work = first | scaled | {'method': method}
-        what = {name: most[name] for name in ('carries', 'compiled')}
-        joined.append(work | what)
-    return joined
+    return [facts for facts in found if facts['target'] != 'CPU']
 
 
 def main():
