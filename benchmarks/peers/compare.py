@@ -67,10 +67,11 @@ class Contestant:
         self._process.wait()
 
     def _read(self):
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f'{self._process.args} ended before it was done.')
-        return json.loads(line)
+        for line in self._process.stdout:
+            if line.startswith(('{"ready"', '{"seconds"')):
+                return json.loads(line)
+            print(line, end='', file=sys.stderr)  # what a library has to say
+        raise RuntimeError(f'{self._process.args} ended before it was done.')
 
     def _signal(self, number):
         os.killpg(self._process.pid, number)
