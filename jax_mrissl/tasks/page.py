@@ -31,11 +31,7 @@ from jax_mrissl.report.run_facts import (
 from jax_mrissl.report.run_page import run_page
 from jax_mrissl.tasks import statements
 from jax_mrissl.tasks.closer_look import look_closer, worst_mistakes
-from jax_mrissl.tasks.foot import (
-    explained,
-    interval_sentences,
-    under_trained_words,
-)
+from jax_mrissl.tasks.foot import explained, interval_sentences, under_trained_words
 from jax_mrissl.tasks.from_config import Experiment, Json
 from jax_mrissl.tasks.group_tables import against_table, beyond_table, group_tables
 from jax_mrissl.tasks.labelled import LabelledData
