@@ -22,7 +22,7 @@ from jax_mrissl import __version__
 from jax_mrissl.core import process_flags, processes
 from jax_mrissl.core.command import run_command
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.core.run_dir import choose_workdir, write_json
+from jax_mrissl.core.run_dir import choose_workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The experiment: a file of configs/, and behind a colon its scale.'
@@ -52,10 +52,11 @@ def main(argv: list[str]) -> None:
     processes.expect_same([__version__, config.to_dict()], 'settings')
     processes.expect_shared(workdir)
     processes.share(lambda: prepare_simulated(experiment))
-    write_json(workdir / 'config.json', config.to_dict())
     flags_left = process_flags.without_process_flags(sys.argv[1:])
     command = ['python', '-m', 'jax_mrissl.main', *flags_left]
-    table = run_experiment(experiment, workdir, command=shlex.join(command))
+    table = run_experiment(
+        experiment, workdir, command=shlex.join(command), config=config.to_dict()
+    )
     if not processes.is_first():
         return
     print(

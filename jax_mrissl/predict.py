@@ -34,8 +34,8 @@ _SUBJECT = flags.DEFINE_string(
     'subject',
     'auto',
     "How subjects are told: header (DICOM's PatientID), folder, file, or a regular "
-    'expression with a bracket, for paths. auto: as in the labelled dataset, else by '
-    'header, else each file is one.',
+    'expression with a bracket, for paths. auto: as in the labelled dataset, where '
+    'that is told by paths or headers; else by header, else each file is one.',
 )
 _WORKERS = flags.DEFINE_integer(
     'workers', 0, 'Processes that read files. Default, and 0: one for each CPU.'

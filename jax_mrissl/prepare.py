@@ -73,6 +73,9 @@ _WINDOW = flags.DEFINE_list(
     'Default: as the catalog says, mostly soft.',
 )
 
+# Classes that the summary counts.
+_MOST_CLASSES = 20
+
 
 def main(argv: list[str]) -> None:
     """Prepares the dataset of the flags, and says what came of it."""
@@ -140,6 +143,13 @@ def _summary(prepared) -> str:
         f'{counts["duplicates"]:,} left out as repeats of another image.',
     ]
     lines += [f'{n:,} left out: {reason}.' for reason, n in counts['rejected'].items()]
+    classes = counts['classes']
+    if 0 < len(card['classes']) <= _MOST_CLASSES:
+        by_class = (
+            f'{name} {classes.get(name, 0):,}'
+            for name in (*card['classes'], 'unlabelled')
+        )
+        lines.append(f'By class: {", ".join(by_class)}.')
     lines += [
         *card['notes'],
         card['subjects']['found'],

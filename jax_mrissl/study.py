@@ -24,7 +24,7 @@ from jax_mrissl import __version__
 from jax_mrissl.core import process_flags, processes
 from jax_mrissl.core.command import run_command
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.core.run_dir import choose_workdir, write_json
+from jax_mrissl.core.run_dir import choose_workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The study: configs/study.py, and behind a colon its scale.'
@@ -72,7 +72,6 @@ def main(argv: list[str]) -> None:
         if processes.is_first():
             print(text)
         return
-    write_json(workdir / 'config.json', config.to_dict())
     flags_left = process_flags.without_process_flags(sys.argv[1:])
     command = ['python', '-m', 'jax_mrissl.study', *flags_left]
     text = run_study(

@@ -33,8 +33,8 @@ def workdir(stock, tmp_path_factory):
 
 
 def run(name, cohort, workdir, **changes):
-    experiment = read_experiment(smoke_config(cohort, name, **LINEAR | changes))
-    return run_experiment(experiment, workdir)
+    config = smoke_config(cohort, name, **LINEAR | changes)
+    return run_experiment(read_experiment(config), workdir, config=config.to_dict())
 
 
 def stage_of(workdir, kind, **params):
@@ -52,6 +52,7 @@ def test_config_runs_to_its_table(cohort, workdir, name):
     table = run(name, cohort, workdir)
     assert 'untrained, linear' in table and 'SIMULATED' in table
     assert (f'{name}, linear' in table) == (name != 'untrained')
+    assert json.loads((workdir / 'config.json').read_text())['name'] == name
 
 
 def test_a_chain_starts_each_stage_from_the_one_before(cohort, workdir):
@@ -149,6 +150,8 @@ def test_a_wrong_setting_is_answered_before_any_work(
     with pytest.raises(UserError, match=message):
         run(name, cohort, tmp_path, **changes)
     assert not list(tmp_path.glob('stages/*/checkpoints'))
+    # A finished run keeps the config that its results are of.
+    assert not (tmp_path / 'config.json').exists()
 
 
 def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(

@@ -76,6 +76,15 @@ def test_labelled_files_are_told_what_the_table_counted(finished, cohort, arm, m
         subjects.setdefault(group, []).append(expected[file_id])
         groups[group] = np.mean(subjects[group], axis=0)
     like = [s for s in found.subjects if not s.unlike]
+    causes = [image.cause for image in found.images]
+    # The share that strangers are held against, of images that set no threshold.
+    shares = [network.unlike_share for network in finished.networks(opened)]
+    assert found.unlike_share == pytest.approx(np.mean(shares))
+    sizes = []
+    for fold in range(3):
+        with np.load(opened.folder / f'fold-{fold}/predictions.npz') as stored:
+            sizes.append(len(stored['labels']))
+    assert np.dot(shares, sizes) == pytest.approx(sum(map(bool, causes)))
     for subject in like:
         assert min(abs(subject.answer - p).max() for p in groups.values()) < 1e-5
 

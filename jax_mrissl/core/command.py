@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import io
 import logging as python_logging
 import re
 import sys
@@ -41,6 +42,8 @@ def run_command(
         doc: the module's docstring, which --help shows; None: there is none.
         arguments: whether it takes arguments beside its flags, such as files.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
+        sys.stdout.reconfigure(errors='backslashreplace')
     prepare_runtime()
     _shorten_log_lines()
     listen()

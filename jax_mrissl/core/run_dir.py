@@ -13,16 +13,23 @@ from typing import Any
 from jax_mrissl.core import processes
 from jax_mrissl.core.digest import digest
 
+# What a run or a study was started with.
+CONFIG = 'config.json'
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that is there whole or not at all, even after a power cut."""
+    r"""Writes a file that is there whole or not at all, even after a power cut.
+
+    Of text, what is not Unicode, as in names of old files, is written as \udcff.
+    """
     if not processes.is_first():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = content.encode(errors='backslashreplace')
     with open(temporary, 'wb') as file:
-        file.write(data)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

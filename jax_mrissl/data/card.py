@@ -11,7 +11,7 @@ from jax_mrissl.data.inventory import RawFile
 from jax_mrissl.data.item import Item
 from jax_mrissl.data.planning import Plan
 from jax_mrissl.data.repeats import DUPLICATE
-from jax_mrissl.data.spec import DatasetSpec, PathPattern
+from jax_mrissl.data.spec import DatasetSpec, FileRule, FirstOf, SubjectRule
 
 
 def make_card(
@@ -64,7 +64,7 @@ def make_card(
         'canvas': options['canvas'],
         'bits': options['bits'],
         'channels': plan.channels,
-        'reading': reading_of(spec),
+        'reading': {**reading_of(spec), 'folders': _folders(kept, files)},
         'counts': {
             **_count(spec, kept),
             'files': len(files),
@@ -98,10 +98,23 @@ def reading_of(spec: DatasetSpec) -> dict[str, Any]:
         # Lists, as JSON gives them back.
         **{name: list(values) for name, values in vars(spec.intensity).items()},
         'modality': spec.modality,
-        'subject': spec.subject.pattern
-        if isinstance(spec.subject, PathPattern)
-        else None,
+        'subject': [rule.to_json() for rule in _rules_of_files(spec.subject)],
     }
+
+
+def _rules_of_files(
+    rule: SubjectRule,
+) -> Sequence[FileRule]:
+    """Gives the rules that tell the subject of any file, the first to ask first."""
+    if isinstance(rule, FirstOf):
+        return rule.rules
+    return (rule,) if isinstance(rule, FileRule) else ()
+
+
+def _folders(kept: Sequence[Item], files: Sequence[RawFile]) -> int | None:
+    """Gives how many folders lie between the raw folder and each file; None: varies."""
+    depths = {files[item.file].path.count('/') for item in kept}
+    return depths.pop() if len(depths) == 1 else None
 
 
 def card_text(card: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_mrissl.core.errors import UserError, expect_known
+from jax_mrissl.data.inventory import without_suffix
 from jax_mrissl.data.manifest import Manifest
 from jax_mrissl.data.persons import persons, sessions
 from jax_mrissl.data.prepared import PreparedSet
@@ -220,7 +221,7 @@ def _names_of(prepared: PreparedSet, manifest: Manifest | None) -> dict[str, lis
         kinds += [
             paths,
             [Path(path).name for path in paths],
-            [Path(path).stem for path in paths],
+            [without_suffix(Path(path).name) for path in paths],
         ]
     names: dict[str, list[int]] = {}
     for kind in kinds:

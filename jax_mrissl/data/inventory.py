@@ -7,7 +7,7 @@ import hmac
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.spec import DatasetSpec, plain
@@ -136,6 +136,16 @@ def named(path: str, patterns: Sequence[str]) -> bool:
     """Says whether a file's name fits one of some patterns with * and ?."""
     name = path.rpartition('/')[2].casefold() if patterns else ''
     return any(fnmatch.fnmatchcase(name, p.casefold()) for p in patterns)
+
+
+def without_suffix(path: str) -> str:
+    """Gives a path without the suffix of its file; '.nii.gz' is one."""
+    whole = PurePosixPath(path)
+    if not whole.name:
+        return path
+    if whole.suffix.casefold() == '.gz':
+        whole = whole.with_suffix('')
+    return str(whole.with_suffix(''))
 
 
 def hash_files(

@@ -50,6 +50,15 @@ _SEVERITY = {
 TASKS = (*_SEVERITY, 'classes', 'regression', 'ordinal')
 
 
+def is_of_dementia(prepared: PreparedSet) -> bool:
+    """Says whether a dataset's classes are the grades of dementia, none the first.
+
+    Of these it is known beforehand what goes with more disease; classes of one's own
+    may begin with the sick, and numbers may grow with health.
+    """
+    return tuple(prepared.card['classes']) == _SEVERITY['severity4'][0]
+
+
 def label_rows(name: str, prepared: PreparedSet) -> tuple[LabelTask, np.ndarray]:
     """Gives the task `name` on a dataset, and the class of each of its images.
 
@@ -84,7 +93,7 @@ def label_rows(name: str, prepared: PreparedSet) -> tuple[LabelTask, np.ndarray]
             )
         return LabelTask(name, stored), prepared.labels.astype(np.int32)
     classes, joined = _SEVERITY[name]
-    if stored != _SEVERITY['severity4'][0]:
+    if not is_of_dementia(prepared):
         raise UserError(
             f'finetune.task={name!r} needs the four classes of dementia; this '
             f'dataset has {", ".join(stored) or "none"}. '

@@ -26,7 +26,7 @@ from jax_mrissl.data.inventory import (
     raw_digest,
 )
 from jax_mrissl.data.item import Item
-from jax_mrissl.data.own import OwnFolder, with_classes
+from jax_mrissl.data.own import OwnFolder, expect_files_of, with_classes
 from jax_mrissl.data.planning import Plan, make_plan
 from jax_mrissl.data.publication import IDENTITY, Content
 from jax_mrissl.data.reading import read_facts
@@ -100,6 +100,7 @@ class Making:
         files = [file for file in files if not named(file.path, tables)]
         table = read_table(path, files, columns) if path and columns else None
         spec = with_classes(self.spec, files, table)
+        expect_files_of(self.own.classes, spec, files, table)
         titles = read_titles(spec, self.raw_dirs)
         spec = dataclasses.replace(spec, class_titles=titles)
         options = {

@@ -10,6 +10,9 @@ from jax_mrissl.data.inventory import RawFile
 from jax_mrissl.data.spec import DatasetSpec, SubjectRule
 from jax_mrissl.data.table import Table
 
+# Folders that an error names.
+_MOST_SHOWN = 12
+
 
 @dataclasses.dataclass(frozen=True)
 class OwnFolder:
@@ -43,7 +46,11 @@ def own_spec(spec: DatasetSpec, own: OwnFolder) -> DatasetSpec:
 def with_classes(
     spec: DatasetSpec, files: Sequence[RawFile], table: Table | None
 ) -> DatasetSpec:
-    """Takes the classes from paths or the table where no others are declared."""
+    """Takes the classes from paths or the table where no others are declared.
+
+    Raises:
+        UserError: the table has a label that is no class.
+    """
     if spec.classes_from:
         found = {spec.classes_from.find(file.path) or '' for file in files} - {''}
         found |= set(table.labels() if table else ())
@@ -55,3 +62,28 @@ def with_classes(
     for label in table.labels():
         expect_known(label, spec.classes, 'label in the table')
     return spec
+
+
+def expect_files_of(
+    classes: Sequence[str],
+    spec: DatasetSpec,
+    files: Sequence[RawFile],
+    table: Table | None,
+) -> None:
+    """Raises UserError if a class that the user named has no file: a typo, mostly."""
+    there = {spec.label_of(raw.path) for raw in files} if classes else set()
+    named = table.labels() if table else ()
+    unused = [
+        name
+        for number, name in enumerate(classes)
+        if number not in there and name not in named
+    ]
+    if unused:
+        folders = {part for raw in files for part in raw.path.split('/')[:-1]}
+        shown = ', '.join(sorted(folders)[:_MOST_SHOWN])
+        raise UserError(
+            f'No file is of the class {", ".join(unused)}: no folder has this name'
+            + (' and no row of the table. ' if table else '. ')
+            + (f'Folders are: {shown}. ' if shown else '')
+            + 'Correct --classes.'
+        )

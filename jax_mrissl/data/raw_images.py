@@ -21,7 +21,15 @@ from jax_mrissl.data.item import Item
 from jax_mrissl.data.planning import keyed_hash
 from jax_mrissl.data.reading import read_facts
 from jax_mrissl.data.scan import FileFacts, Storage
-from jax_mrissl.data.spec import DatasetSpec, Intensity, PathPattern
+from jax_mrissl.data.spec import (
+    DatasetSpec,
+    FileRule,
+    FolderLevel,
+    HeaderSubject,
+    Intensity,
+    PathPattern,
+    file_rule_of_json,
+)
 from jax_mrissl.data.spool import FILES_PER_JOB, Spool
 from jax_mrissl.data.workers import Crew
 from jax_mrissl.readers.read import read
@@ -37,7 +45,9 @@ class Reading:
         canvas, bits, channels: of a stored image.
         intensity: how scans become gray.
         modality: of volumes that do not tell it; '': unknown.
-        subject: the rule by which paths tell the subject, or None.
+        subject: the rules by which a file tells its subject, the first to ask first.
+        folders: how many folders its files lay deep in the raw folder; None: unknown,
+            or not all alike.
     """
 
     canvas: int
@@ -45,7 +55,8 @@ class Reading:
     channels: int
     intensity: Intensity
     modality: str
-    subject: PathPattern | None
+    subject: tuple[FileRule, ...] = ()
+    folders: int | None = None
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> 'Reading':
@@ -62,6 +73,9 @@ class Reading:
                     'an earlier version wrote it. Prepare it again, with --overwrite.'
                 )
             told = reading_of(catalog.find(card['name']))
+        rules = told['subject'] or ()
+        if isinstance(rules, str):  # a pattern was all that earlier versions kept
+            rules = [{'pattern': rules}]
         return cls(
             canvas=card['canvas'],
             bits=card['bits'],
@@ -72,21 +86,9 @@ class Reading:
                 hounsfield=tuple(told['hounsfield']),
             ),
             modality=told['modality'],
-            subject=PathPattern(told['subject']) if told['subject'] else None,
+            subject=tuple(map(file_rule_of_json, rules)),
+            folders=told.get('folders'),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Gives it as the part of a card that `of_card` reads."""
-        return {
-            'canvas': self.canvas,
-            'bits': self.bits,
-            'channels': self.channels,
-            'reading': {
-                **{name: list(v) for name, v in vars(self.intensity).items()},
-                'modality': self.modality,
-                'subject': self.subject.pattern if self.subject else None,
-            },
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,14 +156,14 @@ def find_raw_images(
         subject: how subjects are told. 'header': by DICOM's PatientID; 'folder': by
             the folder that a file is in; 'file': each file is one; else a regular
             expression with a bracket, searched in the path. 'auto': by the dataset's
-            own rule for paths, else PatientID, else the file.
+            own rule, where it is one for files, else PatientID, else the file.
         workers: processes; 0: one for each CPU.
 
     Raises:
         UserError: nothing is there, or `subject` is none of these.
     """
     pattern = _pattern(subject)
-    files = _list(given)
+    files, within = _list(given)
     workers = workers or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder) / 'spool')
@@ -172,7 +174,7 @@ def find_raw_images(
     ]
     kept = tuple(item for item in items if not item.reason)
     key = derive_key([one.digest for one in facts])
-    who = _who(subject, pattern, reading)
+    who = _who(subject, pattern, reading, within)
     return RawImages(
         tuple(files),
         kept,
@@ -226,7 +228,10 @@ def _pattern(subject: str) -> PathPattern | None:
 
 
 def _who(
-    subject: str, pattern: PathPattern | None, reading: Reading
+    subject: str,
+    pattern: PathPattern | None,
+    reading: Reading,
+    within: Mapping[str, int],
 ) -> Callable[[RawFile, Item], str]:
     """Gives the function that says who is on an image: private, to be hashed."""
 
@@ -239,32 +244,69 @@ def _who(
         if subject == 'header':
             return header or own
         if subject == 'auto':
-            named = reading.subject.find(raw.path) if reading.subject else None
-            return f'path {named}' if named else header or own
+            for rule in reading.subject:
+                if isinstance(rule, HeaderSubject):
+                    found = header
+                else:
+                    found = _search(rule, raw, reading.folders, within[raw.path])
+                if found:
+                    return found
+            return header or own
         named = pattern.find(raw.path) if pattern else None
         return f'path {named}' if named else own
 
     return who
 
 
-def _list(given: Sequence[Path]) -> list[RawFile]:
-    """Lists files, each once; a path is told as the user began it."""
+def _search(
+    rule: PathPattern | FolderLevel, raw: RawFile, folders: int | None, within: int
+) -> str:
+    """Gives what a dataset's rule finds in the path of a file not of it; '': nothing.
+
+    The rule is for paths from the raw folder, and may count on where they begin. So
+    it gets as many of the file's folders as those of the dataset lay deep, or else
+    those below the folder that the user named; then one more at a time, up to that
+    folder. Those above it, such as a home directory, tell no subject. Where more of
+    the folders that the user named would change what is found, they are part of it:
+    rather one subject as two than two as one.
+    """
+    parts = Path(os.path.abspath(raw.file)).parts[1:]
+    least = within if folders is None else folders
+    for count in range(least, max(least, within + 1) + 1):
+        own, above = parts[-count - 1 :], parts[-within - 1 : -count - 1]
+        found = rule.find('/'.join(own))
+        if found:
+            certain = rule.find('/'.join((*above, *own))) == found
+            return f'path {found if certain else "/".join((*above, found))}'
+    return ''
+
+
+def _list(given: Sequence[Path]) -> tuple[list[RawFile], dict[str, int]]:
+    """Lists files, each once; a path is told as the user began it.
+
+    Returns: the files; by path, how many folders lie between the file and what was
+        given: 0 for a file that was.
+    """
     found: dict[Path, RawFile] = {}
+    within: dict[str, int] = {}
     for path in given:
         path = path.expanduser()
         if path.is_dir():
-            files = [path / name for name in walk(path)]
+            names = list(walk(path))
+            files = [path / name for name in names]
+            depths = [name.count('/') for name in names]
             if not files:
                 raise UserError(f'There are no files in the folder {path}.')
         elif path.exists():
-            files = [path]
+            files, depths = [path], [0]
         else:
             raise UserError(f'There is nothing at {path}. Give files or folders.')
-        for file in files:
+        for file, depth in zip(files, depths, strict=True):
             found.setdefault(file.resolve(), RawFile('', str(file), Path.cwd()))
+            within.setdefault(str(file), depth)
     if not found:
         raise UserError('Give files or folders of images.')
-    return sorted(found.values(), key=lambda raw: raw.path)
+    return sorted(found.values(), key=lambda raw: raw.path), within
 
 
 def _scan(

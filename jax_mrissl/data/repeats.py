@@ -58,8 +58,8 @@ def _keep_one(
 ) -> list[Item]:
     """Keeps one of each set of copies: labelled first, the larger, then by path.
 
-    Copies that contradict each other in their label are no evidence for either: the
-    one that is kept is unlabelled.
+    Copies that contradict each other in their label or number are no evidence for
+    either: the one that is kept has none.
     """
     result = list(items)
     for copies in sets:
@@ -71,7 +71,8 @@ def _keep_one(
             )
         )
         labels = {items[i].label for i in copies} - {-1}
-        if len(labels) > 1:
+        targets = {t for i in copies if not math.isnan(t := items[i].target)}
+        if len(labels) > 1 or len(targets) > 1:
             first = items[copies[0]]
             result[copies[0]] = dataclasses.replace(first, label=-1, target=math.nan)
         for index in copies[1:]:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from jax_mrissl.core.errors import UserError, expect_known
 
@@ -38,6 +38,10 @@ class PathPattern:
         match = re.search(self.pattern, path)
         return match.group(1) if match else None
 
+    def to_json(self) -> dict[str, Any]:
+        """Gives it for a card."""
+        return {'pattern': self.pattern}
+
 
 @dataclasses.dataclass(frozen=True)
 class FolderLevel:
@@ -53,10 +57,29 @@ class FolderLevel:
         # With the folders above: two classes may both have a folder '01'.
         return '/'.join(folders[: self.level])
 
+    def to_json(self) -> dict[str, Any]:
+        """Gives it for a card."""
+        return {'folder': self.level}
+
 
 @dataclasses.dataclass(frozen=True)
 class HeaderSubject:
     """Takes the PatientID of DICOM; a picture, which has none, is its own subject."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Gives it for a card."""
+        return {'header': True}
+
+
+# What tells the subject of any file by itself.
+FileRule = PathPattern | FolderLevel | HeaderSubject
+
+
+def file_rule_of_json(told: Mapping[str, Any]) -> FileRule:
+    """Reads a rule that `to_json` wrote."""
+    if 'pattern' in told:
+        return PathPattern(told['pattern'])
+    return FolderLevel(told['folder']) if 'folder' in told else HeaderSubject()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +103,10 @@ class NeighbouringSlices:
 class FirstOf:
     """Takes what the first of some rules tells; where none does, as `EachImage`."""
 
-    rules: tuple[PathPattern | FolderLevel | HeaderSubject, ...]
+    rules: tuple[FileRule, ...]
 
 
-SubjectRule = (
-    PathPattern | FolderLevel | HeaderSubject | EachImage | NeighbouringSlices | FirstOf
-)
+SubjectRule = FileRule | EachImage | NeighbouringSlices | FirstOf
 
 
 @dataclasses.dataclass(frozen=True)

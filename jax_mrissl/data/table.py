@@ -4,10 +4,16 @@ import csv
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.data.inventory import RawFile, named, too_high, wanted
+from jax_mrissl.data.inventory import (
+    RawFile,
+    named,
+    too_high,
+    wanted,
+    without_suffix,
+)
 from jax_mrissl.data.spec import DatasetSpec, TableColumns, plain
 
 _FACTS = ('file', 'group', 'label', 'target', 'site')
@@ -98,8 +104,8 @@ def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> T
 
     Unless the columns say otherwise, `file` is a path relative to the raw folder, or
     a bare name that only one file has, with its suffix, another one or none. Rows of
-    files that are not there are counted, as are files without a row. A row may be
-    there twice if it says the same.
+    files that are not there, or of none, are counted, as are files without a row. A
+    row may be there twice if it says the same.
 
     Raises:
         UserError: no such file, not UTF-8, no column `file`, a column twice, rows that
@@ -121,7 +127,7 @@ def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> T
         found = places.get(name, [])
         if not found and not columns.key:
             # Copies of a set are often stored in another format.
-            found = places.get(str(PurePosixPath(name).with_suffix('')), [])
+            found = places.get(without_suffix(name), [])
         if len(found) > 1 and not columns.key:
             raise UserError(
                 f'{path}, line {number}: {len(found)} files have this name. Write the '
@@ -240,8 +246,10 @@ def _places(files: Sequence[RawFile], columns: TableColumns) -> dict[str, list[i
         if columns.key:
             places.setdefault(columns.key.find(file.path) or '', []).append(index)
             continue
-        path = PurePosixPath(file.path)
-        for name in {file.path, path.name, path.stem}:
+        bare = file.path.rpartition('/')[2]
+        meanings = {file.path, bare}
+        meanings |= {without_suffix(name) for name in meanings}
+        for name in meanings:
             places.setdefault(name, []).append(index)
     if columns.key:
         places.pop('', None)

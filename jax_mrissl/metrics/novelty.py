@@ -95,13 +95,11 @@ class Novelty:
     Attributes:
         features, looks: the clouds.
         reach: float64 [2], the thresholds of features and looks.
-        held_share: of the images of held-out subjects, how many are called unlike.
     """
 
     features: Cloud
     looks: Cloud
     reach: Array
-    held_share: float
 
     @classmethod
     def fit(
@@ -127,7 +125,7 @@ class Novelty:
             ]
         )
         reach = np.array([_threshold(row) for row in held])
-        return cls(*clouds, reach, float((held > reach[:, None]).any(0).mean()))
+        return cls(*clouds, reach)
 
     def scores(self, features: Array, looks: Array) -> Array:
         """Gives float64 [n, 2], of features and of looks: above 1 is unlike."""
@@ -138,7 +136,7 @@ class Novelty:
 
     def to_arrays(self) -> dict[str, Array]:
         """Gives it as named arrays, for a file."""
-        found = {'reach': self.reach, 'held_share': np.array(self.held_share)}
+        found = {'reach': self.reach}
         for name, cloud in (('features', self.features), ('looks', self.looks)):
             for field, value in vars(cloud).items():
                 # Half the size; a distance of 1 changes by 1e-6.
@@ -154,8 +152,7 @@ class Novelty:
                 Cloud(*(stored[f'{of}_{name}'].astype(np.float64) for name in names))
                 for of in ('features', 'looks')
             )
-            share = float(stored['held_share'])
-            return cls(features, looks, stored['reach'], share)
+            return cls(features, looks, stored['reach'])
 
 
 def _threshold(distances: Array) -> float:

@@ -150,7 +150,8 @@ def _load(path: Path, changed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         loader = _IMAGES[form]
         image = loader.from_file_map({n: holders[n] for n in _needs(loader)})
         _refuse_bomb(path, voxels, image)
-        first = (slice(None),) * 3 + (0,) * (len(image.shape) - 3)
+        axes = len(image.shape)
+        first = (slice(None),) * min(axes, 3) + (0,) * (axes - 3)
         found = np.asarray(image.dataobj[first])
         _check_sum(data)
         if found.dtype.kind not in 'biuf':

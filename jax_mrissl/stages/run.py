@@ -1,8 +1,11 @@
 """Runs an experiment: the stages that are missing, in order; then its table."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jax_mrissl.core import processes
+from jax_mrissl.core.run_dir import CONFIG, write_json
 from jax_mrissl.stages.plan import PlannedExperiment, plan_experiment, told_collapses
 from jax_mrissl.stages.store import Store
 from jax_mrissl.stages.work import do_jobs
@@ -19,7 +22,13 @@ from jax_mrissl.tasks.training_facts import write_training_facts
 STAGES = 'stages'
 
 
-def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') -> str:
+def run_experiment(
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    command: str = '',
+    config: Mapping[str, Any] | None = None,
+) -> str:
     """Runs what is not done yet, and writes the results.
 
     Args:
@@ -27,6 +36,8 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
         workdir: gets `stages/`, `folds.json`, `metrics.json`, `results.md` and the
             page.
         command: what repeats this, for the page; '': no command does.
+        config: what `experiment` was read from; it is written beside the results as
+            soon as nothing speaks against it. None: none was.
 
     Returns: the table, as text for a terminal.
 
@@ -35,6 +46,8 @@ def run_experiment(experiment: Experiment, workdir: Path, *, command: str = '') 
     """
     store = Store(workdir / STAGES)
     planned = plan_experiment(experiment, store, spare=workdir / 'audit')
+    if config is not None:
+        write_json(workdir / CONFIG, config)
     do_jobs(planned.jobs, store)
     return processes.share(
         lambda: write_results(planned, store, workdir, command=command)

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from jax_mrissl.augment.resampling import resize_weights
 from jax_mrissl.core.digest import digest
+from jax_mrissl.data.labels import is_of_dementia
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.data.splits import Fold
 from jax_mrissl.metrics.baselines import (
@@ -37,12 +38,13 @@ DARK_PIXELS = 'dark pixels'
 PIXELS = 'PCA of pixels'
 WITNESS = 'leak witness'
 # Columns of a table that are baselines, the names to show, and whether more of it goes
-# with disease (1), less (-1), or neither is known beforehand (0). Others, such as
+# with dementia (1), less (-1), or neither is known beforehand (0). Others, such as
 # scores of a test of memory, may be what the diagnosis was made from.
 COVARIATES = {'age': ('age', 1), 'sex': ('sex', 0), 'nwbv': ('nWBV', -1)}
 # What a reader of the table must know of them.
 EXPLAINED = {
-    DARK_PIXELS: 'the share of dark pixels in the middle of an image, one number',
+    DARK_PIXELS: 'the share of dark pixels in the middle of an image, one number; of '
+    'grades of dementia it ranks as it is, of other classes by its regression',
     PIXELS: 'regression on 40 principal components of 44 x 52 pixels',
     WITNESS: 'a control, the class of the picture nearest by its pixels; where it is '
     'named far more often than the commonest class occurs, pictures of one subject are '
@@ -93,6 +95,7 @@ def controls_identity(plan: FinetunePlan, data: LabelledData) -> Json:
         'data': data.prepared.fingerprint,
         'covariates': columns,
         **data.identity(),
+        **({} if is_of_dementia(data.prepared) else {'ranked_by': 'regression'}),
     }
 
 
@@ -121,12 +124,15 @@ def _tell(data: LabelledData, whole: LabelledData, folder: Path) -> None:
     # Where the images of the arms are among all.
     row_of = {name: row for row, name in enumerate(whole.prepared.file_ids.tolist())}
     places = np.array([row_of[name] for name in data.prepared.file_ids.tolist()])
-    numbers: dict[str, tuple[np.ndarray, int]] = {DARK_PIXELS: (dark[places], 1)}
-    signs = dict(COVARIATES.values())
-    for name, values in _columns(data).items():
-        numbers[name] = (values, signs[name])
+    # How a number ranks is not learned where it is known: among few subjects the
+    # regressions of two folds may disagree.
+    signs = {}
+    if is_of_dementia(data.prepared):
+        signs = {DARK_PIXELS: 1, **dict(COVARIATES.values())}
+    numbers = {DARK_PIXELS: dark[places], **_columns(data)}
     for index, fold in enumerate(data.folds):
-        for name, (values, sign) in numbers.items():
+        for name, values in numbers.items():
+            sign = signs.get(name, 0)
             model = _fitted(data, fold, values[:, None])
             _write(
                 folder / _plain(name) / f'fold-{index}',

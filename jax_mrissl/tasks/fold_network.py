@@ -24,6 +24,7 @@ from jax_mrissl.train.state import TrainState
 
 # In a fold's folder: what its training images look like, and which they were.
 TRAINING = 'training.npz'
+UNLIKE_SHARE = 'unlike_share'
 
 Head = Callable[[Any, jax.Array], jax.Array]
 
@@ -79,6 +80,15 @@ class FoldNetwork:
     def novelty(self) -> Novelty:
         """Says how unlike its training images others are."""
         return Novelty.load(self.folder / TRAINING)
+
+    @functools.cached_property
+    def unlike_share(self) -> float:
+        """Of the images that its fold tested, how many are called unlike; NaN: unknown.
+
+        They had no part in the thresholds. Earlier versions did not look.
+        """
+        with np.load(self.folder / TRAINING, allow_pickle=False) as stored:
+            return float(stored.get(UNLIKE_SHARE, np.nan))
 
     @functools.cached_property
     def seen(self) -> np.ndarray:

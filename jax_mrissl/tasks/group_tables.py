@@ -121,16 +121,17 @@ def _of_one(groups: Json, chosen: Arm) -> FactTable:
     for group in groups:
         own = _find(group, chosen.name, chosen.mode)
         metrics = metrics or [name for name in _CLOSE if name in own]
+    # Of no group is anything known: the column says why.
+    heads = [metric_words(name) for name in metrics] or ['']
     for group in groups:
         own = _find(group, chosen.name, chosen.mode)
         cells = [_cell(name, own) for name in metrics]
         prior = group['prior_log_loss']
         if group['absent']:
-            cells = [f'not measured: {group["absent"]}', *[''] * (len(metrics) - 1)]
+            cells = [f'not measured: {group["absent"]}', *[''] * (len(heads) - 1)]
         if 'log_loss' in metrics:
             cells.insert(1, '' if prior is None else f'{prior:.3f}')
         rows.append((_group(group), f'{group["subjects"]:,}', *cells))
-    heads = [metric_words(name) for name in metrics]
     if 'log_loss' in metrics:
         heads.insert(1, 'of their class prior')
     return FactTable(

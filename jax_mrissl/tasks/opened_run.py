@@ -15,7 +15,7 @@ from jax_mrissl.core import processes
 from jax_mrissl.core.build import build
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.results import UNDER_TRAINED, Estimate
-from jax_mrissl.core.run_dir import read_json, write_json
+from jax_mrissl.core.run_dir import CONFIG, read_json, write_json
 from jax_mrissl.data.labels import LabelTask
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.data.raw_images import Reading
@@ -371,9 +371,9 @@ def open_run(workdir: Path) -> OpenedRun:
             f'{workdir} was finished by an earlier version. Start the same `main` once '
             'more: it writes what is missing, and trains nothing again.'
         )
-    if (workdir / 'config.json').exists():
+    if (workdir / CONFIG).exists():
         raise UserError(
             f'The run in {workdir} is not finished. Start the same `main` again: it '
             'goes on where it stopped.'
         )
-    raise UserError(f'{workdir} is no run: it has no config.json. Give that of `main`.')
+    raise UserError(f'{workdir} is no run: it has no {CONFIG}. Give that of `main`.')

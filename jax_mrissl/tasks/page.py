@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jax_mrissl import __version__
 from jax_mrissl.core.results import UNDER_TRAINED, Estimate
-from jax_mrissl.core.run_dir import MetricsLog, read_json, write_atomically
+from jax_mrissl.core.run_dir import CONFIG, MetricsLog, read_json, write_atomically
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.report.model_card import model_card
 from jax_mrissl.report.run_facts import (
@@ -367,7 +367,7 @@ def _stage(name: str, folder: Path, arm: str) -> StageFacts:
 
 
 def _config(workdir: Path) -> str:
-    path = workdir / 'config.json'
+    path = workdir / CONFIG
     if not path.exists():
         return 'The run was not started from a config file.'
     config = {k: v for k, v in read_json(path).items() if k != 'data_dir'}

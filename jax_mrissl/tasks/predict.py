@@ -88,8 +88,8 @@ class Predictions:
 
     Attributes:
         arm: whose networks say it.
-        held_share: of the images of held-out training subjects, how many are called
-            unlike.
+        unlike_share: of the images that the run's folds tested, how many are called
+            unlike; NaN: unknown.
         names: of the columns of `answer`: classes, or 'number'.
         folds: how many networks were asked.
         images, subjects: in the order of paths.
@@ -98,7 +98,7 @@ class Predictions:
     """
 
     arm: OpenedArm
-    held_share: float
+    unlike_share: float
     names: tuple[str, ...]
     folds: int
     images: tuple[ImagePrediction, ...]
@@ -171,7 +171,7 @@ def predict(
     names = ('number',) if run.task.kind == 'regression' else run.task.classes
     return Predictions(
         arm=chosen,
-        held_share=float(np.mean([n.novelty.held_share for n in networks])),
+        unlike_share=float(np.mean([n.unlike_share for n in networks])),
         names=names,
         folds=len(networks),
         images=tuple(images),

@@ -1,5 +1,6 @@
 """Predictions for a terminal: subjects, files, what is unlike, what was not read."""
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -91,11 +92,16 @@ def _unlike(found: Predictions) -> list[str]:
     if not count:
         return ['No image is unlike the training images.'] if found.images else []
     why = '; '.join(f'{n:,}: {CAUSE_WORDS[cause]}' for cause, n in causes.items())
-    return _wrapped(
+    words = (
         f'{count:,} of {len(found.images):,} images are unlike the training images '
-        f'({why}): what is said of them means nothing. Of the images of held-out '
-        f'training subjects {100 * found.held_share:.1f} % are called so, too.'
+        f'({why}): what is said of them means nothing.'
     )
+    if not math.isnan(found.unlike_share):
+        words += (
+            f' Of the images that the run was tested on {100 * found.unlike_share:.1f} '
+            '% are called so, too.'
+        )
+    return _wrapped(words)
 
 
 def _trained_on(found: Predictions) -> list[str]:

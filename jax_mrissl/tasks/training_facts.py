@@ -6,6 +6,7 @@ seen it, without the training images.
 
 import functools
 import io
+from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
@@ -16,11 +17,12 @@ from jax_mrissl.data.pipeline import Resident, resident
 from jax_mrissl.data.prepared import PreparedSet
 from jax_mrissl.metrics.novelty import Novelty, looks_of
 from jax_mrissl.tasks.answers import scale_of
-from jax_mrissl.tasks.fold_network import TRAINING, FoldNetwork
+from jax_mrissl.tasks.fold_network import TRAINING, UNLIKE_SHARE, FoldNetwork
 from jax_mrissl.tasks.labelled import LabelledData
 from jax_mrissl.tasks.opened_run import OpenedRun
 
-# Images that describe what a fold was trained on; held-out ones that set thresholds.
+# Images that describe what a fold was trained on; held-out ones that set thresholds,
+# and tested ones that say how often those are passed.
 _MOST_TRAINED, _MOST_HELD = 4096, 512
 
 
@@ -60,17 +62,28 @@ def write_training_facts(
             fold = data.folds[network.index]
             train = _evenly(_rows(data, shown, fold.train), _MOST_TRAINED)
             held = _evenly(_rows(data, shown, fold.validation), _MOST_HELD)
+            test = _evenly(_rows(data, shown, fold.test), _MOST_HELD)
+            parts = (train, held, test)
             if arm.mode == 'linear':  # mostly one encoder for all folds
                 if network.params['encoder'] is not encoder:
                     frozen = embed(np.arange(len(shown)), network)
                     encoder = network.params['encoder']
-                features = frozen[train], frozen[held]
+                features = [frozen[rows] for rows in parts]
             else:
-                features = embed(train, network), embed(held, network)
+                features = [embed(rows, network) for rows in parts]
             novelty = Novelty.fit(features[0], looks[train], features[1], looks[held])
+            scores = novelty.scores(features[2], looks[test])
+            # Validation chose the best epoch and the temperature: its images count as
+            # seen.
             rows = data.rows(fold.train | fold.validation)
             seen = _seen(data, whole, rows, data.rows(fold.test))
-            _write(data, network, novelty, seen, data.rows(fold.train))
+            arrays = novelty.to_arrays()
+            arrays[UNLIKE_SHARE] = np.array((scores > 1).any(1).mean())
+            arrays['pixel_sha256'] = seen
+            if data.task.kind == 'regression':
+                targets = data.targets[data.rows(fold.train)]
+                arrays['target_scale'] = np.array(scale_of(targets))
+            _write(network, arrays)
 
 
 @functools.lru_cache(maxsize=1)
@@ -126,17 +139,7 @@ def _seen(
     return np.setdiff1d(theirs, data.prepared.pixel_sha256[tested])
 
 
-def _write(
-    data: LabelledData,
-    network: FoldNetwork,
-    novelty: Novelty,
-    seen: np.ndarray,
-    train: np.ndarray,
-) -> None:
-    # Validation chose the best epoch and the temperature: its images count as seen.
-    arrays = {**novelty.to_arrays(), 'pixel_sha256': seen}
-    if data.task.kind == 'regression':
-        arrays['target_scale'] = np.array(scale_of(data.targets[train]))
+def _write(network: FoldNetwork, arrays: Mapping[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_atomically(network.folder / TRAINING, buffer.getvalue())

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -26,6 +27,8 @@ def test_files_appear_whole_and_leave_nothing_behind(tmp_path):
     write_atomically(tmp_path / 'a' / 'file', 'text')
     write_json(tmp_path / 'a' / 'b.json', {'z': 1, 'a': None})
     assert (tmp_path / 'a' / 'file').read_text() == 'text'
+    write_atomically(tmp_path / 'name', os.fsdecode(b'caf\xe9.png'))
+    assert (tmp_path / 'name').read_text() == r'caf\udce9.png'
     assert json.loads((tmp_path / 'a' / 'b.json').read_text()) == {'z': 1, 'a': None}
     assert {p.name for p in (tmp_path / 'a').iterdir()} == {'file', 'b.json'}
     with pytest.raises(ValueError, match='not JSON compliant'):

@@ -44,13 +44,19 @@ def test_quoted_cells_and_ragged_rows(tmp_path):
 
 
 def test_unknown_rows_are_counted(tmp_path):
-    table = read(tmp_path, 'file,group\n1.png,P1\ngone.png,P2\n')
-    assert list(table.rows) == [0] and table.unmatched == 1 and table.silent == 3
+    # Spreadsheets leave rows whose cell is empty.
+    text = 'file,group\n1.png,P1\ngone.png,P2\n,P3\n.,P4\n'
+    table = read(tmp_path, text)
+    assert list(table.rows) == [0] and table.unmatched == 3 and table.silent == 3
 
 
 def test_other_suffixes_paths_of_windows_and_bare_names(tmp_path):
-    for name in ('a/1.png', './a/1.png', 'a\\1.png', '1', '1.png', '1.dcm'):
+    names = ('a/1.png', './a/1.png', 'a\\1.png', '1', '1.png', '1.dcm', '1.nii.gz')
+    for name in (*names, 'a/1', 'a/1.nii'):
         assert list(read(tmp_path, f'file,group\n{name},P1\n').rows) == [0]
+    volumes = [RawFile('own', 'sub-1_T1.v2.nii.gz', Path('/raw'))]
+    for name in ('sub-1_T1.v2', 'sub-1_T1.v2.nii', 'sub-1_T1.v2.png'):
+        assert read(tmp_path, f'file,group\n{name},P1\n', files=volumes).rows
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,33 @@ def test_copies_that_contradict_each_other_lose_their_label(tmp_path):
     assert card['counts']['classes'] == {'ill': 5, 'unlabelled': 1, 'well': 6}
 
 
+def test_copies_that_contradict_each_other_lose_their_number(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / 'raw').mkdir()
+    for name in 'abc':
+        pixels = rng.integers(0, 255, (20, 20)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f'raw/{name}.png')
+    shutil.copy(tmp_path / 'raw/a.png', tmp_path / 'raw/d.png')
+    shutil.copy(tmp_path / 'raw/b.png', tmp_path / 'raw/e.png')
+    table = tmp_path / 'facts.csv'
+    table.write_text('file,target\na,0.1\nb,5\nc,7\nd,9.9\ne,5\n')
+    own = OwnFolder(name='mine', table=table)
+    made = prepare(tmp_path / 'raw', tmp_path / 'data', own=own)
+    targets = [float(row['target']) for row in rows(made.folder, 'train')]
+    np.testing.assert_array_equal(np.sort(targets), [5, 7, np.nan])
+
+
+def test_a_class_that_no_file_is_of_is_a_mistake(tmp_path):
+    raw = write_set(tmp_path / 'raw')
+    for classes, words in (
+        (('il', 'well'), 'of the class il: no folder.*Folders are: ill, .*, well'),
+        (('ill', 'well', 'other'), 'of the class other'),
+    ):
+        own = OwnFolder(name='mine', classes=classes)
+        with pytest.raises(UserError, match=words):
+            prepare(raw, tmp_path / 'data', own=own)
+
+
 def test_nothing_usable_is_a_mistake_with_reasons(tmp_path):
     (tmp_path / 'raw').mkdir()
     (tmp_path / 'raw/a.png').write_bytes(b'')

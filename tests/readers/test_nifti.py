@@ -94,6 +94,12 @@ def test_first_of_several_volumes(tmp_path):
     np.testing.assert_array_equal(next(read(path)).pixels, expected(0))
 
 
+def test_a_single_slice_has_two_axes(tmp_path):
+    path = save(tmp_path / 'a.nii.gz', VOLUME[:, :, 0])
+    [found] = read(path)
+    np.testing.assert_array_equal(found.pixels, expected(0))
+
+
 def test_a_changed_file_is_read_again(tmp_path):
     path = save(tmp_path / 'a.nii.gz')
     assert next(read(path)).pixels.max() == VOLUME[:, :, 0].max()

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jax_mrissl.core.run_dir import read_json
 from jax_mrissl.data.covariates import Covariates
+from jax_mrissl.data.labels import LabelTask
 from jax_mrissl.data.prepared import open_prepared
 from jax_mrissl.metrics.classification import auroc
 from jax_mrissl.stages.run import run_experiment
@@ -101,6 +102,31 @@ def test_one_number_is_a_regression_of_the_training_part_alone(data, folder, pla
     _, first = np.unique(data.prepared.groups, return_index=True)
     expected = auroc(ages[first], data.labels[first] > 0)
     assert found.found.values['subject', 'binary_auroc'] == pytest.approx(expected)
+
+
+def test_of_other_classes_than_dementia_a_number_may_rank_the_other_way(
+    data, plan, tmp_path
+):
+    """The sick may come first, or be those with fewer dark pixels."""
+    dark, _ = look(data.prepared)
+    _, member = np.unique(data.prepared.groups, return_inverse=True)
+    by_subject = np.bincount(member, dark) / np.bincount(member)
+    sick_are_dark = np.where(by_subject > np.median(by_subject), 0, 1)[member]
+    card = {**data.prepared.card, 'classes': ['AD', 'CN']}
+    own = dataclasses.replace(
+        data,
+        prepared=dataclasses.replace(data.prepared, card=card),
+        labels=sick_are_dark,
+        task=LabelTask('classes', ('AD', 'CN')),
+        covariates=None,
+    )
+    run_controls(own, own, tmp_path)
+    found = measure(baseline_arms(own, tmp_path)[0], (), own, plan, seed=0)
+    assert found.found.values['subject', 'binary_auroc'] > 0.9
+    # One question, one number.
+    assert 'binary_auroc' not in found.headlines('subject')
+    assert controls_identity(plan, own)['ranked_by'] == 'regression'
+    assert 'ranked_by' not in controls_identity(plan, data)
 
 
 def test_the_witness_names_the_nearest_of_all_that_is_not_tested(data, folder, plan):

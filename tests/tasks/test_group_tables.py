@@ -85,6 +85,15 @@ def test_the_chosen_arm_stands_beside_each_groups_own_prior():
     assert areas.rows[1][1] == '0.750 [0.650, 0.850]'
 
 
+def test_groups_of_which_none_is_measured_have_a_row_that_says_why():
+    few = {**measured(), 'subgroups': measured()['subgroups'][:1]}
+    [table] = group_tables(few, CHOSEN, FAILED)
+    assert table.rows == (
+        ('under 60', '28', 'not measured: all of one class: NonDemented'),
+    )
+    assert len(table.heads) == 3
+
+
 def test_beyond_what_is_known_only_results_are_told():
     table = beyond_table(measured(), FAILED)
     assert table.rows == (
