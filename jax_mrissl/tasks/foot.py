@@ -164,14 +164,15 @@ def explained(roles: Mapping[str, Role], data: LabelledData) -> list[str]:
 
 
 def _tuning(plan: FinetunePlan) -> str:
+    trials = len(plan.full.trials(plan.build_optimizer()))
     texts = {
         'linear': 'linear: a regression on frozen features, the best of '
         f'{len(plan.linear.l2_strengths)} L2 strengths by validation.',
         'knn': 'knn: a vote of the nearest among frozen features, the best of '
         f'{len(plan.knn.neighbours)} numbers of neighbours by validation.',
         'full': 'full: the whole network is trained, the best of '
-        f'{len(plan.full.trials(plan.build_optimizer()))} settings and '
-        f'{plan.full.epochs} epochs by validation.',
+        + (f'{trials} settings and ' if trials > 1 else '')
+        + f'{plan.full.epochs} epochs by validation.',
     }
     return ' '.join(texts[mode] for mode in plan.modes)
 
