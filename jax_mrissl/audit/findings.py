@@ -139,7 +139,7 @@ def _known_or_found(
         'twin': TWIN,
         'near': NEAR,
         'left': [part.identity() for part in left.parts],
-        'right': right and [part.identity() for part in right.parts],
+        'right': None if right is None else [part.identity() for part in right.parts],
     }
     name = f'pairs-{digest(key)[:32]}.json'
     for folder in (data_dir / _FOLDER, spare):

@@ -6,7 +6,13 @@ import numpy as np
 
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.data.prepared import PreparedSet
-from jax_mrissl.data.splits import Fold, fold_around, folds, missing_classes
+from jax_mrissl.data.splits import (
+    Fold,
+    fold_around,
+    folds,
+    group_labels,
+    missing_classes,
+)
 
 DIVISIONS = ('subject', 'site', 'image', 'shipped')
 # With these, images of one subject stand on both sides.
@@ -55,11 +61,14 @@ def divide(
         seed: of the division.
 
     Raises:
-        UserError: the set has no such division, or is too small for it.
+        UserError: the set has no such division, is too small for it, or has a subject
+            with two labels.
     """
     expect_known(kind, DIVISIONS, 'finetune.division')
     leaky = kind in LEAKY
     units = prepared.file_ids if leaky else prepared.groups
+    if leaky:  # folds of subjects look themselves
+        group_labels(prepared.groups, labels)
     told = (units, labels, prepared.pixel_sha256)
     if kind in ('subject', 'image'):
         made, warnings = folds(*told, classes=classes, count=count, seed=seed)

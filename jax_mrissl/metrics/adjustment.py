@@ -16,6 +16,8 @@ Array = np.ndarray
 # A coefficient of a standardised column, or its error, beyond which classes are as good
 # as apart and the likelihood has no maximum.
 _APART = 15.0
+# Deviations of a standardised column, beyond those before it, that are rounding.
+_SAME = 1e-6
 # Of a normal distribution, for 95 % intervals.
 _QUANTILE = float(stats.norm.ppf(0.975))
 
@@ -44,7 +46,7 @@ def adjusted(scores: Array, covariates: Array, positive: Array) -> Adjusted:
 
     Args:
         scores: float [N], of the subjects.
-        covariates: float [N, C].
+        covariates: float [N, C], none a combination of the others: `independent`.
         positive: bool [N], both of which occur.
 
     Source: Vickers, Cronin & Begg 2011 (BMC Med Res Methodol 11:13): one test, the
@@ -64,6 +66,25 @@ def adjusted(scores: Array, covariates: Array, positive: Array) -> Adjusted:
     return Adjusted(
         Estimate(ratio, low, high), float(stats.chi2.sf(2 * max(0.0, more - less), 1))
     )
+
+
+def independent(columns: Array) -> list[int]:
+    """Says which columns are no combination of those before them, nor constant.
+
+    Args:
+        columns: float [N, C].
+
+    Returns: their indices, in order.
+    """
+    kept: list[int] = []
+    basis = np.zeros((len(columns), 0))
+    for index, column in enumerate(_standardised(columns).T):
+        rest = column - basis @ (basis.T @ column)
+        length = float(np.linalg.norm(rest))
+        if length > _SAME * len(columns) ** 0.5:
+            kept.append(index)
+            basis = np.column_stack([basis, rest / length])
+    return kept
 
 
 def _standardised(columns: Array) -> Array:

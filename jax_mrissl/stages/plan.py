@@ -13,6 +13,7 @@ from jax_mrissl.audit.overlap import Overlap, find_seen
 from jax_mrissl.core import processes
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.labels import label_rows
 from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
@@ -424,7 +425,11 @@ def _unseen(
         UserError: they show labelled subjects, and may not.
     """
     plan, data_dir = experiment.finetune, Path(experiment.common.data_dir).expanduser()
-    labelled = whole.select(np.flatnonzero(whole.labels >= 0))
+    # Of a number the labels are the task's: a set may have no classes. All images of
+    # a subject count, also those without a label: they show the subject.
+    _, labels = label_rows(plan.task, whole)
+    known = np.isin(whole.groups, whole.groups[labels >= 0])
+    labelled = whole.select(np.flatnonzero(known))
     own = [
         Part(stage.data.name, stage.data.split, prepared)
         for stage, prepared in zip(experiment.chain, pretraining, strict=True)

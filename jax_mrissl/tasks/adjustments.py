@@ -7,7 +7,7 @@ import numpy as np
 from scipy import special
 
 from jax_mrissl.core.results import SIMULATED, Estimate, Role
-from jax_mrissl.metrics.adjustment import adjusted
+from jax_mrissl.metrics.adjustment import adjusted, independent
 from jax_mrissl.metrics.classification import by_subject
 from jax_mrissl.report.table import estimate_text
 from jax_mrissl.tasks.controls import COVARIATES
@@ -29,7 +29,7 @@ class Adjustment:
 
     Attributes:
         arm, mode, role: the arm's.
-        given: the covariates, as shown.
+        given: the covariates, as shown; none that is constant or follows from others.
         subjects: those of whom all of them are known.
         odds_ratio, p: as in `metrics.adjustment.Adjusted`.
     """
@@ -63,7 +63,9 @@ def adjustments(measured: Sequence[Measured], data: LabelledData) -> list[Adjust
         for one in measured:
             if one.arm.role != 'control' and one.arm.name not in shown:
                 found += _adjustment(one, columns, data)
-    return found
+    # Where all are of one sex, or brain volume says nothing new, two are the same.
+    same = {(one.arm, one.mode, one.given): one for one in found}
+    return list(same.values())
 
 
 def adjustment_texts(
@@ -96,14 +98,17 @@ def _adjustment(
     positive = whole.labels[kept] > 0
     if len(positive) < FEWEST or positive.all() or not positive.any():
         return []
+    own = independent(known[kept])
+    if not own:
+        return []
     chance = np.clip(1 - whole.probabilities[kept, 0], _CERTAIN, 1 - _CERTAIN)
-    found = adjusted(special.logit(chance), known[kept], positive)
+    found = adjusted(special.logit(chance), known[kept][:, own], positive)
     return [
         Adjustment(
             arm=measured.arm.name,
             mode=measured.arm.mode,
             role=measured.arm.role,
-            given=tuple(COVARIATES[c][0] for c in columns),
+            given=tuple(COVARIATES[columns[index]][0] for index in own),
             subjects=len(positive),
             odds_ratio=found.odds_ratio,
             p=found.p,

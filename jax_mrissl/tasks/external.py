@@ -175,7 +175,9 @@ def _panel(
 ) -> Panel:
     labels, groups = data.labels, data.prepared.groups
     if data.task.kind == 'regression':
-        return number_panel(verdict.answers[:, 0], data.targets, labels, groups)
+        # As in the run: bands of the number are no strata.
+        strata = np.zeros_like(labels)
+        return number_panel(verdict.answers[:, 0], data.targets, strata, groups)
     fixed = []
     for network in networks:
         with np.load(network.folder / PREDICTIONS, allow_pickle=False) as stored:

@@ -7,12 +7,11 @@ import numpy as np
 
 from jax_mrissl.audit.overlap import Overlap
 from jax_mrissl.core.results import UNDER_TRAINED, ArmResult, Role
-from jax_mrissl.metrics.baselines import class_prior_log_loss
 from jax_mrissl.report.table import estimate_text, interval_notes
 from jax_mrissl.tasks.controls import EXPLAINED, WITNESS
 from jax_mrissl.tasks.from_config import Experiment, FinetunePlan
 from jax_mrissl.tasks.labelled import LabelledData
-from jax_mrissl.tasks.measured import CLASS_PRIOR
+from jax_mrissl.tasks.measured import CLASS_PRIOR, training_prior
 
 _DIVIDED = {
     'subject': 'divided by subject, stratified by class; every subject is tested once',
@@ -182,8 +181,8 @@ def under_trained_words(data: LabelledData) -> str:
     if data.task.kind == 'regression':
         below = 'the variance of the numbers trained on, which their mean reaches'
     else:
-        prior = class_prior_log_loss(data.labels)
-        below = f'the log loss of the class prior ({prior:.4f} by slice)'
+        prior = training_prior(data)
+        below = f'the log loss of its class prior ({prior:.4f} by slice)'
     return (
         f'Under-trained: training did not end below {below}, so this is no result. '
         'Train longer, or with another learning rate. The numbers are in metrics.json.'

@@ -64,14 +64,19 @@ class Measured:
 
     def headlines(self, unit: Unit) -> dict[str, Estimate]:
         """Gives what the table of results shows of it."""
-        found = self.estimates(unit)
-        classes = 'logits' in self.pooled.columns
-        names = (*CLASS_HEADLINES, 'binary_auroc') if classes else NUMBER_HEADLINES
-        own = {name: found[name] for name in names if name in found}
-        # Of two classes they are one and the same.
-        if 'binary_auroc' in own and own['binary_auroc'] == own.get('macro_auroc'):
-            del own['binary_auroc']
-        return own
+        found, columns = self.estimates(unit), self.pooled.columns
+        names: tuple[str, ...] = NUMBER_HEADLINES
+        if 'logits' in columns:
+            names = CLASS_HEADLINES
+            # Of two classes it is the same, but where a number ranks as it is.
+            if columns['logits'].shape[1] > 2 or 'scores' in columns:
+                names = (*names, 'binary_auroc')
+        return {name: found[name] for name in names if name in found}
+
+    def tells(self, metric: str) -> bool:
+        """Says whether a metric by subject is known of it, and means something."""
+        known = ('subject', metric) in self.found.values
+        return known and (not self.arm.only or metric in self.arm.only)
 
     def estimates(self, unit: Unit) -> dict[str, Estimate]:
         """Gives all metrics of it that mean something, with intervals."""
@@ -154,11 +159,11 @@ def judge(facts: Sequence[Json], data: LabelledData) -> Training:
     """Says where training ended, mean over folds, and whether that is a result.
 
     Classes have to end below the log loss of the class prior, numbers below the
-    variance of the training rows.
+    variance, both of the training rows.
     """
     if facts and all(_LOSS in fold for fold in facts):
         reached = _mean([fold[_LOSS] for fold in facts])
-        failed = under_trained(reached, class_prior_log_loss(data.labels))
+        failed = under_trained(reached, training_prior(data))
         return Training(log_loss=_finite(reached), failed=failed)
     shares = [
         _share(fold, data.targets[data.rows(data.folds[index].train)])
@@ -169,6 +174,14 @@ def judge(facts: Sequence[Json], data: LabelledData) -> Training:
         return Training()
     reached = _mean(shares)
     return Training(error_share=_finite(reached), failed=not reached < 1)
+
+
+def training_prior(data: LabelledData) -> float:
+    """Gives the log loss of the best constant guess while training, mean over folds."""
+    priors = [
+        class_prior_log_loss(data.labels[data.rows(fold.train)]) for fold in data.folds
+    ]
+    return float(np.mean(priors))
 
 
 def result_rows(measured: Measured, data: LabelledData) -> list[ArmResult]:

@@ -97,7 +97,8 @@ def chance_texts(found: Sequence[Json], data: LabelledData) -> list[str]:
             ' Above it, an arm knows whose image it sees: other images of tested '
             'subjects were trained on.'
             if data.is_leaky
-            else ' By chance one arm in forty lies above it; more of them, or far '
-            'above, would mean that subjects leak.'
+            else ' By chance about one arm in twenty lies above it, as nothing is '
+            'trained again for a permutation; more of them, or far above, would mean '
+            'that subjects leak.'
         )
     return [text]

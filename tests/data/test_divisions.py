@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.data.divisions import LEAKY, divide
+from jax_mrissl.data.divisions import DIVISIONS, LEAKY, divide
 from jax_mrissl.data.prepared import PreparedSet
 
 CLASSES = ('no', 'yes')
@@ -73,6 +73,14 @@ def test_leaky_divisions_say_so_and_are_so(kind, prepared):
     assert 'LEAKY' in made.warnings[0]
     train, _, test = sides(made, prepared, made.folds[0])
     assert train & test
+
+
+@pytest.mark.parametrize('kind', DIVISIONS)
+def test_a_subject_of_two_classes_is_a_mistake(kind, prepared):
+    labels = prepared.labels.copy()
+    labels[0] = 1 - labels[0]
+    with pytest.raises(UserError, match='subjects have images with different'):
+        divide(kind, prepared, labels, CLASSES, count=5, seed=0)
 
 
 def test_the_shipped_split_is_tested_once_and_whole(prepared):

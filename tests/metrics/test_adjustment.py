@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from jax_mrissl.metrics.adjustment import adjusted
+from jax_mrissl.metrics.adjustment import adjusted, independent
 
 
 def cohort(seed=0, n=150, gain=1.0):
@@ -51,6 +51,15 @@ def test_a_score_without_knowledge_is_found_one_time_in_twenty():
     p = [adjusted(*cohort(seed, n=100, gain=0.0)).p for seed in range(250)]
     # The standard error is 1.4 %.
     assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.085
+
+
+def test_columns_that_say_nothing_new_are_left_out():
+    _, covariates, _ = cohort()
+    age, other = covariates.T
+    constant = np.full(len(age), 3.0)
+    columns = np.column_stack([constant, age, 365 * age + 1, other, age - 2 * other])
+    assert independent(columns) == [1, 3]
+    assert independent(constant[:, None]) == []
 
 
 def test_what_cannot_be_told_is_undefined():

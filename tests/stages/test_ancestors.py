@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-from conftest import smoke_config
+from conftest import smoke_config, textures, write_pngs
 
 from jax_mrissl.audit.overlap import find_overlap
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.own import OwnFolder
+from jax_mrissl.data.preparation import prepare_dataset
 from jax_mrissl.data.prepared import open_fingerprint, open_prepared
+from jax_mrissl.data.spec import PathPattern
 from jax_mrissl.stages.plan import Part, _ancestors, plan_experiment
 from jax_mrissl.stages.store import Store
 from jax_mrissl.tasks.from_config import read_experiment
@@ -74,6 +77,38 @@ def test_who_is_tested_is_left_out_of_pretraining_with_all_images(twins_dir, tmp
         find_overlap([part], tested, tmp_path, spare=tmp_path).images for part in parts
     ]
     assert seen == [3, 0]
+
+
+@pytest.mark.parametrize('labelled', [0, 6])
+@pytest.mark.parametrize('task', ['regression', 'ordinal'])
+def test_who_is_tested_by_a_number_alone_is_tested(tmp_path, task, labelled):
+    """Whether or not a subject has a class, too."""
+    pictures = textures(24, seed=3)
+    names = [f'sub-{i:02d}_{k}' for i in range(12) for k in range(2)]
+    write_pngs(
+        tmp_path / 'raw',
+        {f'{name}.png': one for name, one in zip(names, pictures, strict=True)},
+    )
+    lines = [
+        f'{name},{i // 2 % 3},{"ab"[i // 2 % 2] if i // 2 < labelled else ""}'
+        for i, name in enumerate(names)
+    ]
+    table = tmp_path / 'facts.csv'
+    table.write_text('\n'.join(['file,target,label', *lines]))
+    own = OwnFolder('mine', (), PathPattern(r'(sub-\d+)'), table)
+    prepare_dataset(
+        'folder', [tmp_path / 'raw'], tmp_path, canvas=32, workers=1, own=own
+    )
+    fields = dict(finetune__task=task, finetune__data__name='mine')
+    for overlap in ('refuse', 'leave_out'):
+        with pytest.raises(UserError, match=r'24 of the 24 lab|leaves none to pre'):
+            planned(
+                tmp_path,
+                tmp_path,
+                pretrain__data__name='mine',
+                overlap=overlap,
+                **fields,
+            )
 
 
 def test_a_subject_is_left_out_with_all_its_images(twins_dir):

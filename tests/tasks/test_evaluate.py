@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import json
+import shutil
+import types
 
 import numpy as np
 import pytest
@@ -11,15 +13,17 @@ from jax_mrissl.configs.base import get_config
 from jax_mrissl.data.covariates import Covariates
 from jax_mrissl.data.labels import LabelTask
 from jax_mrissl.data.prepared import PreparedSet
-from jax_mrissl.data.splits import folds
+from jax_mrissl.data.splits import Fold, folds
 from jax_mrissl.metrics.bootstrap import bootstrap, difference
 from jax_mrissl.metrics.calibration import softmax
 from jax_mrissl.metrics.classification import auroc, by_subject, log_loss
 from jax_mrissl.metrics.panel import class_panel
+from jax_mrissl.tasks import external
 from jax_mrissl.tasks.evaluate import evaluate
 from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.tasks.labelled import LabelledData
-from jax_mrissl.tasks.pooling import UNTRAINED, Arm
+from jax_mrissl.tasks.measured import judge, panel
+from jax_mrissl.tasks.pooling import UNTRAINED, Arm, Pooled
 from jax_mrissl.tasks.predictions import PREDICTIONS
 
 SIZES = (12, 9, 6)
@@ -41,7 +45,7 @@ def labelled(simulated=False, sizes=SIZES):
     labels = classes[rows].astype(np.int32)
     groups = np.array([f'g{i:02d}' for i in rows])
     ids = np.array([f'file-{i}' for i in range(len(rows))])
-    names = ('none', 'mild', 'severe')
+    names = ('none', 'mild', 'severe')[: len(sizes)]
     made, warnings = folds(groups, labels, ids, classes=names)
     prepared = PreparedSet(
         name='a_set',
@@ -63,10 +67,12 @@ def labelled(simulated=False, sizes=SIZES):
     return LabelledData(prepared, task, labels, made, tuple(warnings))
 
 
-def write_arm(arm, data, *, signal, seed=0):
+def write_arm(arm, data, *, signal, seed=0, ranked=False):
     """Writes predictions, rows of a fold in any order; gives the pooled [n, K]."""
     rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(len(data.labels), 3)) + signal * np.eye(3)[data.labels]
+    classes = len(data.task.classes)
+    logits = rng.normal(size=(len(data.labels), classes))
+    logits += signal * np.eye(classes)[data.labels]
     pooled = np.full_like(logits, np.nan)
     for index, fold in enumerate(data.folds):
         rows, held = (
@@ -83,6 +89,7 @@ def write_arm(arm, data, *, signal, seed=0):
             validation_logits=logits[held],
             temperature=temperature,
             probabilities=pooled[rows],
+            **({'scores': -logits[rows, 0]} if ranked else {}),
         )
     return pooled
 
@@ -585,3 +592,58 @@ def test_networks_are_compared_with_baselines_in_pairs(tmp_path):
     rows = [r['arm'] for r in study.stored['results'] if r['unit'] == 'subject']
     assert rows == ['class prior', 'dark pixels', 'pretrained', UNTRAINED]
     assert {c['reference'] for c in study.stored['comparisons']} == {UNTRAINED}
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_of_two_classes_no_network_is_left_out_by_rounding(tmp_path, seed):
+    """Both areas are one number, to the last digit or not."""
+    study = Study(tmp_path, data=labelled(sizes=(15, 12)))
+    dark = Arm('dark pixels', '', tmp_path / 'dark', 'baseline')
+    write_arm(dark, study.data, signal=0.8, seed=seed, ranked=True)
+    study.arms.insert(0, dark)
+    for arm in study.arms[1:]:
+        shutil.rmtree(arm.folder)
+        write_arm(arm, study.data, signal=1.0, seed=seed + 10)
+    study.run()
+    found = [(c['arm'], c['metric']) for c in study.stored['against_baselines']]
+    assert found == [('pretrained', 'binary_auroc'), (UNTRAINED, 'binary_auroc')]
+    shown = {r['arm']: 'binary_auroc' in r for r in study.stored['results']}
+    assert shown == {
+        'class prior': False,
+        'dark pixels': True,  # ranked as it is, so another number
+        'pretrained': False,
+        UNTRAINED: False,
+    }
+
+
+def test_training_is_judged_by_the_shares_that_it_saw():
+    """Sites may differ: a constant guess there is worth more than among all."""
+    data = labelled()
+    by_class = [data.prepared.groups[data.labels == k] for k in range(3)]
+    parts = [frozenset(by_class[0]), frozenset(np.concatenate(by_class[1:]))]
+    made = tuple(
+        Fold(train=one, validation=frozenset(), test=other)
+        for one, other in (parts, parts[::-1])
+    )
+    data = dataclasses.replace(data, folds=made)
+    later = data.labels[data.labels > 0]
+    shares = np.bincount(later)[1:] / len(later)
+    prior = -(shares * np.log(shares)).sum() / 2  # of the first class alone it is 0
+    for loss, failed in ((prior - 1e-6, False), (prior + 1e-6, True)):
+        assert judge([{'training_log_loss': loss}] * 2, data).failed == failed
+
+
+def test_elsewhere_numbers_are_drawn_as_in_the_run(tmp_path):
+    """Their bands are no strata: an interval within them would be too narrow."""
+    study = TestNumbers().study(tmp_path)
+    data, told = study.data, study.told[study.arms[0]]
+    verdict = types.SimpleNamespace(answers=told[:, None])
+    everyone = np.arange(len(told))
+    columns = {'predictions': told, 'targets': data.targets}
+    arm = Pooled(everyone, columns, {}, {}, ())
+    theirs = panel(arm, everyone, data, experiment().finetune)
+    found = [
+        bootstrap(one, resamples=50, seed=0).estimate('subject', 'r2')
+        for one in (external._panel(data, verdict, ()), theirs)
+    ]
+    assert found[0] == found[1] and found[0].low < found[0].high
