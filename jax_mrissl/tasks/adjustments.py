@@ -64,8 +64,10 @@ def adjustments(measured: Sequence[Measured], data: LabelledData) -> list[Adjust
             if one.arm.role != 'control' and one.arm.name not in shown:
                 found += _adjustment(one, columns, data)
     # Where all are of one sex, or brain volume says nothing new, two are the same.
-    same = {(one.arm, one.mode, one.given): one for one in found}
-    return list(same.values())
+    firsts: dict[tuple[str, str, tuple[str, ...]], Adjustment] = {}
+    for row in found:
+        firsts.setdefault((row.arm, row.mode, row.given), row)
+    return list(firsts.values())
 
 
 def adjustment_texts(

@@ -557,6 +557,26 @@ def test_subgroups_are_measured_alone_or_said_to_be_too_small(tmp_path, monkeypa
     assert 'linear, beyond age and sex: odds ratio' in words
 
 
+def test_an_adjustment_is_for_what_says_something(tmp_path, monkeypatch):
+    """All of one sex, and brain volume that is age again: age is what is left."""
+    monkeypatch.setattr('jax_mrissl.tasks.subgroups.FEWEST', 8)
+    monkeypatch.setattr('jax_mrissl.tasks.adjustments.FEWEST', 8)
+    data = labelled()
+    _, member = np.unique(data.prepared.groups, return_inverse=True)
+    age = np.random.default_rng(1).normal(70, 8, 27)[member]
+    values = {'age': age, 'sex': np.zeros(len(age)), 'nwbv': 0.9 - age / 500}
+    covariates = Covariates(values, {'sex': ('F',)}, 'id', len(age))
+    study = Study(tmp_path, data=dataclasses.replace(data, covariates=covariates))
+    words = study.run()
+    told = study.stored['adjustments']
+    assert [(a['arm'], a['given']) for a in told] == [
+        ('pretrained', ['age']),
+        (UNTRAINED, ['age']),
+    ]
+    assert told[1]['p'] is not None  # the other tells them apart without error
+    assert 'linear, beyond age: odds ratio' in words
+
+
 def test_a_group_of_one_class_is_said_to_be_so(tmp_path, monkeypatch):
     monkeypatch.setattr('jax_mrissl.tasks.subgroups.FEWEST', 8)
     data = labelled()
