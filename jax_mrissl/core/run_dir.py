@@ -41,6 +41,13 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, text + '\n')
 
 
+def write_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Writes what a run or a study is started with, unless it says so already."""
+    path = workdir / CONFIG
+    if not path.exists() or read_json(path) != json.loads(json.dumps(config)):
+        write_json(path, config)
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file."""
     return json.loads(path.read_text())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_mrissl.core import processes
-from jax_mrissl.core.run_dir import CONFIG, write_json
+from jax_mrissl.core.run_dir import write_config
 from jax_mrissl.stages.plan import PlannedExperiment, plan_experiment, told_collapses
 from jax_mrissl.stages.store import Store
 from jax_mrissl.stages.work import do_jobs
@@ -47,7 +47,7 @@ def run_experiment(
     store = Store(workdir / STAGES)
     planned = plan_experiment(experiment, store, spare=workdir / 'audit')
     if config is not None:
-        write_json(workdir / CONFIG, config)
+        write_config(workdir, config)
     do_jobs(planned.jobs, store)
     return processes.share(
         lambda: write_results(planned, store, workdir, command=command)

@@ -16,7 +16,7 @@ from absl import logging
 from jax_mrissl.core import processes
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.core.run_dir import CONFIG, read_json, write_json
+from jax_mrissl.core.run_dir import read_json, write_config, write_json
 from jax_mrissl.stages.by_fold import plan_by_fold
 from jax_mrissl.stages.claims import Claims, forget
 from jax_mrissl.stages.demo import prepare_simulated
@@ -77,7 +77,7 @@ def run_study(
         UserError: a mistake in the config, or no experiment of the grid can be run.
     """
     study = Study(config, workdir, claims=claims, tuned=tuned)
-    write_json(workdir / CONFIG, config.to_dict())
+    write_config(workdir, config.to_dict())
     if retry_failed:
         processes.share(study.retry_failed)
     study.do_stages()
