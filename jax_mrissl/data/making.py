@@ -146,9 +146,9 @@ class Making:
             )
         notes = []
         if table and table.unmatched:
-            notes.append(f'{table.unmatched} rows of the table named no file.')
+            notes.append(f'Rows of the table that name no file: {table.unmatched:,}.')
         if table and table.silent:
-            notes.append(f'{table.silent} files have no row in the table.')
+            notes.append(f'Files without a row in the table: {table.silent:,}.')
         card = make_card(
             spec,
             plan,

@@ -112,7 +112,7 @@ def test_chest_xray(tmp_path):
     # The second image of patient 1 is not in the table: its name tells.
     assert prepared.card['counts']['groups'] == 3
     assert sorted(data.classes[i] for i in data.label if i >= 0) == ['Cardiomegaly']
-    assert prepared.card['notes'] == ['2 files have no row in the table.']
+    assert prepared.card['notes'] == ['Files without a row in the table: 2.']
 
 
 def oasis(root):

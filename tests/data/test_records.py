@@ -421,7 +421,7 @@ def test_table_gives_labels_groups_and_targets(tmp_path):
     card = prepared.card
     assert card['classes'] == ['grade0', 'grade1', 'grade2']
     assert card['counts']['groups'] == 2
-    assert card['notes'] == ['1 rows of the table named no file.']
+    assert card['notes'] == ['Rows of the table that name no file: 1.']
     found = rows(prepared.folder, 'train')
     assert sorted(float(row['target']) for row in found) == [i + 0.5 for i in range(12)]
 
