@@ -124,16 +124,20 @@ def interval_sentences(data: LabelledData, resamples: int) -> list[str]:
 
 
 def _detection(rows: Sequence[ArmResult], data: LabelledData) -> list[str]:
-    """Says how well the first class is told from all others, arm by arm."""
-    told = [
-        f'{row.arm}{f", {row.mode}" if row.mode else ""} '
-        f'{estimate_text(row.estimates["binary_auroc"])}'
-        for row in rows
-        if row.unit == 'subject'
-        and 'binary_auroc' in row.estimates
-        and UNDER_TRAINED not in row.notes
-        and row.estimates['binary_auroc'].low is not None
-    ]
+    """Says how well the first class is told from all others, arm by arm.
+
+    Of two classes the table says it, but of numbers that rank as they are.
+    """
+    if not any('binary_auroc' in row.estimates for row in rows):
+        return []
+    names = ['binary_auroc', 'macro_auroc'][: 2 if len(data.task.classes) == 2 else 1]
+    told = []
+    for row in rows:
+        area = next((row.estimates[n] for n in names if n in row.estimates), None)
+        shown = row.unit == 'subject' and UNDER_TRAINED not in row.notes
+        if shown and area is not None and area.low is not None:
+            mode = f', {row.mode}' if row.mode else ''
+            told.append(f'{row.arm}{mode} {estimate_text(area)}')
     if not told:
         return []
     mark = ' (SIMULATED)' if data.prepared.card['simulated'] else ''

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import types
 
@@ -624,7 +625,14 @@ def test_of_two_classes_no_network_is_left_out_by_rounding(tmp_path, seed):
     for arm in study.arms[1:]:
         shutil.rmtree(arm.folder)
         write_arm(arm, study.data, signal=1.0, seed=seed + 10)
-    study.run()
+    words = study.run()
+    # Beside each other in one sentence.
+    area = r'\d\.\d{3} \[[^]]*\]'
+    assert re.search(
+        f'AUROC of none or not, by subject: dark pixels {area}; pretrained, linear '
+        f'{area}; untrained, linear {area}',
+        words,
+    )
     found = [(c['arm'], c['metric']) for c in study.stored['against_baselines']]
     assert found == [('pretrained', 'binary_auroc'), (UNTRAINED, 'binary_auroc')]
     shown = {r['arm']: 'binary_auroc' in r for r in study.stored['results']}
