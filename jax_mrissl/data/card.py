@@ -102,9 +102,7 @@ def reading_of(spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def _rules_of_files(
-    rule: SubjectRule,
-) -> Sequence[FileRule]:
+def _rules_of_files(rule: SubjectRule) -> Sequence[FileRule]:
     """Gives the rules that tell the subject of any file, the first to ask first."""
     if isinstance(rule, FirstOf):
         return rule.rules

@@ -87,7 +87,7 @@ def compare(measured: Sequence[Measured]) -> list[Comparison]:
     ]
     found = []
     for metric in (*_OF_CLASSES, *_OF_NUMBERS):
-        if measured and metric in measured[0].headlines('subject'):
+        if any(metric in pair[0].headline_names for pair in pairs):
             found += _compared(pairs, metric)
     return found
 
@@ -95,7 +95,8 @@ def compare(measured: Sequence[Measured]) -> list[Comparison]:
 def compare_with_baselines(measured: Sequence[Measured]) -> list[Comparison]:
     """Compares all networks with each baseline, by what tells disease from none."""
     metric = next(
-        (n for n in _AGAINST_BASELINES if any(m.tells(n) for m in measured)), ''
+        (n for n in _AGAINST_BASELINES if any(m.tells('subject', n) for m in measured)),
+        '',
     )
     pairs = [
         (network, baseline)
@@ -110,7 +111,7 @@ def compare_with_baselines(measured: Sequence[Measured]) -> list[Comparison]:
 def _compared(
     pairs: Sequence[tuple[Measured, Measured]], metric: str
 ) -> list[Comparison]:
-    able = [pair for pair in pairs if all(one.tells(metric) for one in pair)]
+    able = [pair for pair in pairs if all(one.tells('subject', metric) for one in pair)]
     made = [
         difference(m.found, ref.found, unit='subject', metric=metric) for m, ref in able
     ]

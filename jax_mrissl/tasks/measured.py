@@ -62,28 +62,36 @@ class Measured:
     found: Bootstrap
     training: Training
 
+    @property
+    def headline_names(self) -> tuple[str, ...]:
+        """The metrics that the table of results shows of such an arm."""
+        columns = self.pooled.columns
+        if 'logits' not in columns:
+            return NUMBER_HEADLINES
+        # Of two classes the areas are the same, but where a number ranks as it is.
+        if columns['logits'].shape[1] == 2 and 'scores' not in columns:
+            return CLASS_HEADLINES
+        return (*CLASS_HEADLINES, 'binary_auroc')
+
+    def tells(self, unit: Unit, metric: str) -> bool:
+        """Says whether a metric is known of it, and means something."""
+        known = (unit, metric) in self.found.values
+        return known and (not self.arm.only or metric in self.arm.only)
+
     def headlines(self, unit: Unit) -> dict[str, Estimate]:
         """Gives what the table of results shows of it."""
-        found, columns = self.estimates(unit), self.pooled.columns
-        names: tuple[str, ...] = NUMBER_HEADLINES
-        if 'logits' in columns:
-            names = CLASS_HEADLINES
-            # Of two classes it is the same, but where a number ranks as it is.
-            if columns['logits'].shape[1] > 2 or 'scores' in columns:
-                names = (*names, 'binary_auroc')
-        return {name: found[name] for name in names if name in found}
-
-    def tells(self, metric: str) -> bool:
-        """Says whether a metric by subject is known of it, and means something."""
-        known = ('subject', metric) in self.found.values
-        return known and (not self.arm.only or metric in self.arm.only)
+        return {
+            name: self.found.estimate(unit, name)
+            for name in self.headline_names
+            if self.tells(unit, name)
+        }
 
     def estimates(self, unit: Unit) -> dict[str, Estimate]:
         """Gives all metrics of it that mean something, with intervals."""
         return {
             name: self.found.estimate(unit, name)
             for of_unit, name in self.found.values
-            if of_unit == unit and (not self.arm.only or name in self.arm.only)
+            if of_unit == unit and self.tells(unit, name)
         }
 
 
