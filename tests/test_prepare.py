@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from PIL import Image
 
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.data import catalog
+from jax_mrissl.data import catalog, publication, scan
 from jax_mrissl.data.inventory import check_folder, list_files
 from jax_mrissl.data.preparation import prepare_dataset
+from jax_mrissl.readers.read import read
 
 CLASSES = ('NonDemented', 'VeryMildDemented', 'MildDemented', 'ModerateDemented')
 
@@ -154,3 +157,25 @@ def test_smoke_is_made_and_prepared(tmp_path):
     assert card['simulated'] and 'SIMULATED' in card['title']
     assert set(card['counts']['splits']) == {'pretrain', 'labelled'}
     assert card['counts']['splits']['pretrain']['classes'].keys() == {'unlabelled'}
+
+
+def test_nothing_is_read_while_modules_load(tmp_path, monkeypatch):
+    # While TFDS loads, relative imports fail in all threads: good files, "damaged".
+    loading = threading.Event()
+
+    def load():
+        loading.set()
+        time.sleep(0.2)
+        loading.clear()
+
+    def watched(path):
+        assert not loading.is_set()
+        time.sleep(0.02)
+        return read(path)
+
+    monkeypatch.setattr(publication, 'load', load)
+    monkeypatch.setattr(scan, 'read', watched)
+    pictures(tmp_path / 'raw')
+    data = tmp_path / 'data'
+    done = prepare_dataset('brain_mri', [tmp_path / 'raw'], data, canvas=16, workers=1)
+    assert done.card['counts']['images'] == 3

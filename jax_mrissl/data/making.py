@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +114,10 @@ class Making:
         earlier = self._earlier(options, files)
         if earlier:
             return earlier
-        with (
-            ThreadPoolExecutor(1) as beside,
-            Crew(self.workers) as crew,
-            self._spool() as spool,
-        ):
+        with Crew(self.workers) as crew, self._spool() as spool:
             crew.start()
-            beside.submit(publication.load)
+            # While the workers load, and before anything is read: see there.
+            publication.load()
             facts = self._read(spec, files, spool, crew)
             hashes = [one.digest for one in facts]
             raw = raw_digest(files, hashes)

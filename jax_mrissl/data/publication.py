@@ -73,7 +73,12 @@ def write_around(content: Content, folder: Path, *, keep_private: bool) -> None:
 
 
 def load() -> None:
-    """Loads what `write_around` needs: a second that can pass while workers work."""
+    """Loads what `write_around` needs: a second that can pass while workers load.
+
+    Never beside other work of this process: TFDS puts another `__import__` in place of
+    the builtin while it loads, with which no thread can import relatively. A decoder
+    that does would call a good image damaged.
+    """
     importlib.import_module('jax_mrissl.data.tfds_format')
     pyarrow.table({'': ['']})  # loads pandas
 

@@ -132,7 +132,10 @@ def label_data(
             )
             for fold in folds
         )
-    rows = central_slices(whole, plan.slices_per_group)
+    # The central slices of a subject may all be on one side of a shipped split.
+    sides = whole.splits == 'test' if division.kind == 'shipped' else None
+    rows = central_slices(whole, plan.slices_per_group, sides)
+    _expect_rows(folds, division.units[rows], plan.slices_per_group)
     return LabelledData(
         whole.select(rows),
         task,
@@ -145,17 +148,41 @@ def label_data(
     )
 
 
-def central_slices(prepared: PreparedSet, count: int) -> np.ndarray:
-    """Gives the rows of each subject's `count` central slices; all if `count` is 0."""
+def central_slices(
+    prepared: PreparedSet, count: int, sides: np.ndarray | None = None
+) -> np.ndarray:
+    """Gives the rows of each subject's central slices, int [k], in order.
+
+    Args:
+        prepared: the images.
+        count: how many of each subject; 0: all.
+        sides: [n]; of a subject with images on several, `count` of each. None: one.
+    """
     if count == 0:
         return np.arange(len(prepared))
     kept = []
-    for group in np.unique(prepared.groups):
-        rows = np.flatnonzero(prepared.groups == group)
+    _, who = np.unique(prepared.groups, return_inverse=True)
+    where = np.zeros(len(prepared), int)
+    if sides is not None:
+        where = np.unique(sides, return_inverse=True)[1]
+    for one in np.unique(np.stack([who, where], 1), axis=0):
+        rows = np.flatnonzero((who == one[0]) & (where == one[1]))
         order = np.lexsort((prepared.file_ids[rows], prepared.positions[rows]))
         start = max(0, (len(rows) - count) // 2)
         kept.append(rows[order][start : start + count])
     return np.sort(np.concatenate(kept))
+
+
+def _expect_rows(folds: tuple[Fold, ...], units: np.ndarray, count: int) -> None:
+    used = set(units.tolist())
+    for index, fold in enumerate(folds):
+        for part in ('train', 'validation', 'test'):
+            if not used & getattr(fold, part):
+                raise UserError(
+                    f'None of the {count} central slices of the subjects is in the {part} '
+                    f'part of fold {index + 1}. Use all: '
+                    '--config.finetune.slices_per_group=0.'
+                )
 
 
 def _shuffled(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import smoke_config
@@ -98,3 +100,21 @@ def test_numbers_are_regressed_on_the_same_folds_machinery(cohort, labelled):
     assert data.task.kind == 'regression'
     assert set(data.targets) == {0.0, 0.5, 1.0, 2.0}
     assert sorted(data.tested()) == list(range(48))
+
+
+def test_of_a_shipped_split_each_side_has_central_slices(cohort, labelled):
+    ends = labelled.positions != 2.0
+    shipped = dataclasses.replace(labelled, splits=np.where(ends, 'test', 'train'))
+    changes = dict(finetune__division='shipped', finetune__slices_per_group=1)
+    data = label_data(plan(cohort, **changes), shipped)
+    assert len(data.tested()) == 16  # of 2 slices of each subject that are tested
+    (fold,) = data.folds
+    assert len(data.rows(fold.train | fold.validation)) == 16
+
+
+def test_a_division_with_nothing_left_to_learn_from_is_refused(cohort, labelled):
+    groups = [labelled.groups[labelled.labels == label][0] for label in range(3)]
+    three = labelled.select(np.flatnonzero(np.isin(labelled.groups, groups)))
+    changes = dict(finetune__division='image', finetune__slices_per_group=1)
+    with pytest.raises(UserError, match='None of the 1 central .* part of fold'):
+        label_data(plan(cohort, **changes), three)
