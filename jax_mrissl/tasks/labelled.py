@@ -179,9 +179,9 @@ def _expect_rows(folds: tuple[Fold, ...], units: np.ndarray, count: int) -> None
         for part in ('train', 'validation', 'test'):
             if not used & getattr(fold, part):
                 raise UserError(
-                    f'None of the {count} central slices of the subjects is in the {part} '
-                    f'part of fold {index + 1}. Use all: '
-                    '--config.finetune.slices_per_group=0.'
+                    f'None of the {count} central slices of a subject is in the '
+                    f'{part} part of fold {index + 1}. Take more or, with 0, all: '
+                    '--config.finetune.slices_per_group.'
                 )
 
 

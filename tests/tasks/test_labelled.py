@@ -116,5 +116,5 @@ def test_a_division_with_nothing_left_to_learn_from_is_refused(cohort, labelled)
     groups = [labelled.groups[labelled.labels == label][0] for label in range(3)]
     three = labelled.select(np.flatnonzero(np.isin(labelled.groups, groups)))
     changes = dict(finetune__division='image', finetune__slices_per_group=1)
-    with pytest.raises(UserError, match='None of the 1 central .* part of fold'):
+    with pytest.raises(UserError, match=r'None of .* part of fold \d'):
         label_data(plan(cohort, **changes), three)
