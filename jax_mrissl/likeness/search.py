@@ -27,7 +27,7 @@ class Candidates:
     Attributes:
         first, second: int32 [n], rows.
         orientation: int8 [n], that the first has to be brought into.
-        alike: float32 [n], the product of the hashes.
+        alike: float32 [n], the absolute product of the hashes.
     """
 
     first: np.ndarray
@@ -48,14 +48,14 @@ def find_candidates(
     block: int = _BLOCK,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Candidates:
-    """Finds pairs of pictures with hashes alike, in any of the eight orientations.
+    """Finds pairs of hashes that are alike: any of eight orientations, or a negative.
 
     Memory: a block of products and a few times `most` pairs for each picture.
 
     Args:
         hashes: float32 [n, D].
         others: float32 [m, D]: pairs are one of each. None: pairs within `hashes`.
-        floor: the least product of hashes.
+        floor: the least absolute product of hashes.
         most: a pair is kept that is among so many best of either of its pictures.
         block: rows and columns of a block.
         advance: is told after each block of rows how many rows are done.
@@ -71,7 +71,9 @@ def find_candidates(
         for left in range(top if within else 0, len(right), block):
             columns = right[left : left + block]
             for number in range(orientation.COUNT):
-                kept.add(turned[number] @ columns.T, top, left, number)
+                # A negative's hash is the picture's, negated.
+                alike = np.abs(turned[number] @ columns.T)
+                kept.add(alike, top, left, number)
         advance(len(rows))
     return kept.finish()
 

@@ -43,6 +43,7 @@ CHANGES = {
     'JPEG': lambda x: as_jpeg(x, 60),
     'brighter': lambda x: np.clip(x.astype(int) + 25, 0, 255).astype(np.uint8),
     'less contrast': lambda x: (x * 0.6 + 50).astype(np.uint8),
+    'negative': lambda x: 255 - x,
     'gamma': lambda x: (255 * (x / 255) ** 0.7).round().astype(np.uint8),
 }
 
