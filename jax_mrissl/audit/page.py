@@ -47,8 +47,8 @@ def verdict(told: Mapping[str, Json]) -> str:
             row['pairs'] for row in counts if len(set(_names(told, row['parts']))) > 1
         )
         lines.append(
-            f'{_KIND_WORDS[kind]}: {_pairs(total)}, {apart:,} of them across subjects '
-            f'or groups, {between:,} across datasets.'
+            f'{_KIND_WORDS[kind]}: {_number(total, "pair")}, {apart:,} of them across '
+            f'subjects or groups, {between:,} across datasets.'
         )
     for shared in told['shared_groups']:
         first, second = (_title(told, part) for part in shared['parts'])
@@ -164,15 +164,18 @@ def _section_title(told: Mapping[str, Json], count: Mapping[str, Json]) -> str:
 
 
 def _note(count: Mapping[str, Json]) -> str:
-    images, groups = count['images'], count['groups']
-    return (
-        f'{_pairs(count["pairs"])}: {images[0]:,} images of {groups[0]:,} groups on '
-        f'the one side, {images[1]:,} of {groups[1]:,} on the other.'
+    first, second = (
+        f'{_number(images, "image")} of {_number(groups, "group")}'
+        for images, groups in zip(count['images'], count['groups'], strict=True)
     )
+    pairs = _number(count['pairs'], 'pair')
+    if len(set(count['parts'])) == 1:  # both sides are one
+        return f'{pairs}: {first}.'
+    return f'{pairs}: {first} on the one side, {second} on the other.'
 
 
-def _pairs(count: int) -> str:
-    return f'{count:,} pair{"" if count == 1 else "s"}'
+def _number(count: int, what: str) -> str:
+    return f'{count:,} {what}{"" if count == 1 else "s"}'
 
 
 def _title(told: Mapping[str, Json], part: int) -> str:

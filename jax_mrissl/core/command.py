@@ -24,6 +24,8 @@ _CONFIGS = _PACKAGE / 'configs'
 _HELP = ('-h', '--h', '-?', '--help', '-help', '--helpshort')
 _FAILED, _WRONG_FLAGS, _INTERRUPTED = 1, 2, 130  # exit codes, as shells have them
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# A path of the user's cannot be read or written so.
+_OF_A_PATH = (errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 # In errors of XLA's back ends when a process is gone.
 _OF_ANOTHER = ('Gloo', 'NCCL', 'UNAVAILABLE', 'Connection', 'heartbeat')
 
@@ -75,6 +77,8 @@ def run_command(
                     _FAILED,
                 )
             if processes.count() == 1:
+                if isinstance(error, OSError) and error.errno in _OF_A_PATH:
+                    return _end(f'{error.strerror}: {error.filename}', _FAILED)
                 raise
             logging.exception('%s', error)
             if _is_of_another(error):

@@ -1,6 +1,7 @@
 """The plots of a run's page: arrays in, inline SVG out."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,10 @@ from jax_mrissl.report.svg import (
 
 # What a plot says of simulated data, on itself.
 _SIMULATED = 'SIMULATED'
+# More classes than this are too many for names side by side.
+_MANY = 6
+# Lines of one colour, when there are more than colours.
+_DASHES = ('-', (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +174,24 @@ def roc_plot(
     curves: Sequence[Series], *, name: str, title: str, simulated: bool
 ) -> Markup:
     """Draws ROC curves; `x` is 1 - specificity, `y` sensitivity."""
-    with axes(height=3.9) as plot:
+    many = len(curves) > _MANY  # names go below
+    with axes(height=4.0 + 0.09 * len(curves) if many else 3.9) as plot:
         _diagonal(plot, 'a guess')
-        for colour, curve in zip(SERIES * len(curves), curves, strict=False):
-            plot.plot(curve.x, curve.y, color=colour, label=curve.label)
+        for index, curve in enumerate(curves):
+            turn, place = divmod(index, len(SERIES))
+            plot.plot(
+                curve.x,
+                curve.y,
+                color=SERIES[place],
+                linestyle=_DASHES[turn % len(_DASHES)],
+                label=curve.label,
+            )
         plot.set_xlabel('1 - specificity')
         plot.set_ylabel('sensitivity')
-        plot.legend(loc='lower right')
+        if many:
+            plot.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=2)
+        else:
+            plot.legend(loc='lower right')
         _mark(plot, simulated)
         told = '; '.join(curve.label for curve in curves)
         return inline_svg(plot, name=name, title=title, description=f'{told}.')
@@ -203,7 +219,7 @@ def strip_plot(
         right: bool [N], drawn full where true.
         simulated: whether the plot says so.
     """
-    with axes(height=3.6) as plot:
+    with axes(height=4.4 if len(classes) > _MANY else 3.6) as plot:
         for index in range(len(classes)):
             own = labels == index
             x = index + _swarm(values[own])
@@ -219,7 +235,10 @@ def strip_plot(
             if own.any():
                 mean = float(values[own].mean())
                 plot.plot([index - 0.36, index + 0.36], [mean] * 2, color=SECOND)
-        plot.set_xticks(range(len(classes)), [_broken(c) for c in classes])
+        if len(classes) > _MANY:
+            plot.set_xticks(range(len(classes)), classes, rotation=90)
+        else:
+            plot.set_xticks(range(len(classes)), [_broken(c) for c in classes])
         plot.set_xlim(-0.6, len(classes) - 0.4)
         plot.set_ylabel(measure)
         _mark(plot, simulated)
@@ -353,5 +372,5 @@ def _swarm(values: np.ndarray) -> np.ndarray:
 
 def _broken(text: str) -> str:
     """Breaks 'VeryMildDemented' into lines that fit below a column."""
-    words = ''.join(f' {c}' if c.isupper() else c for c in text).split()
+    words = re.split(r'(?<=[a-z])(?=[A-Z])|[ _]+', text)
     return '\n'.join(words) if len(text) > 10 and len(words) > 1 else text

@@ -56,6 +56,7 @@ class ClassDetails:
     Attributes:
         label: the arm.
         classes: their names.
+        ordered: whether they are grades, the least first.
         labels: int [N].
         probabilities: float64 [N, K], calibrated.
         confidence, accuracy, low, high, count: [b], bins of reliability; `low` and
@@ -69,6 +70,7 @@ class ClassDetails:
 
     label: str
     classes: tuple[str, ...]
+    ordered: bool
     labels: np.ndarray
     probabilities: np.ndarray
     confidence: np.ndarray
@@ -219,6 +221,7 @@ class RunFacts:
         table_notes: sentences at the foot of the tables.
         differences: sentences on arms against the untrained one.
         details: the close look; None: the arm is no result, or there is none.
+        told_by: which networks tell a subject, for after 'by'.
         details_absent: why, where there is none.
         more: further tables on the arms.
         groups: tables of results among some of the subjects; the first is shown whole.
@@ -248,6 +251,7 @@ class RunFacts:
     table_notes: Sequence[str]
     differences: Sequence[str]
     details: ClassDetails | NumberDetails | None
+    told_by: str
     details_absent: str
     more: Sequence[FactTable]
     groups: Sequence[FactTable]

@@ -111,9 +111,6 @@ def _details_plots(
             ' Log loss before the temperature that validation chose: '
             f'{details.log_loss_uncalibrated:.3f}.'
         )
-    steps = np.arange(len(details.classes))
-    expected = details.probabilities @ steps
-    right = details.probabilities.argmax(1) == details.labels
     return [
         (
             'Reliability',
@@ -144,29 +141,44 @@ def _details_plots(
                 simulated=simulated,
             ),
         ),
-        (
-            'Each subject',
-            'A dot is a subject, full where its most probable class is the true one; '
-            'the bar is the mean. Columns that stand apart would be told apart. The '
-            f'grade counts classes from 0 ({details.classes[0]}) to '
-            f'{len(details.classes) - 1} ({details.classes[-1]}), weighted by their '
-            'probabilities.',
-            strip_plot(
-                expected,
-                details.labels,
-                details.classes,
-                name='subjects',
-                title='Expected grade of each subject, by true class',
-                measure='expected grade',
-                right=right,
-                simulated=simulated,
-            ),
-        ),
+        ('Each subject', *_each_subject(details, simulated)),
     ]
 
 
+def _each_subject(details: ClassDetails, simulated: bool) -> tuple[str, Markup]:
+    """Gives caption and plot: the expected grade, or how sure of the true class."""
+    said, labels = details.probabilities, details.labels
+    if details.ordered:
+        values = said @ np.arange(len(details.classes))
+        measure = 'expected grade'
+        words = (
+            'Columns that stand apart would be told apart. The grade counts classes '
+            f'from 0 ({details.classes[0]}) to {len(details.classes) - 1} '
+            f'({details.classes[-1]}), weighted by their probabilities.'
+        )
+    else:
+        values = said[np.arange(len(labels)), labels]
+        measure = 'probability of the true class'
+        words = 'The higher, the surer the network was of what is true.'
+    plot = strip_plot(
+        values,
+        labels,
+        details.classes,
+        name='subjects',
+        title=f'{measure.capitalize()}, by subject and true class',
+        measure=measure,
+        right=said.argmax(1) == labels,
+        simulated=simulated,
+    )
+    caption = (
+        'A dot is a subject, full where its most probable class is the true one; the '
+        f'bar is the mean. {words}'
+    )
+    return caption, plot
+
+
 def _confusion(details: ClassDetails) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Gives, for each true class, counts and how dark they are (0-5)."""
+    """Gives, for each true class, counts and how strong their colour is (0-5)."""
     table = details.confusion
     of = np.maximum(table.sum(1, keepdims=True), 1)
     heat = np.ceil(_HEAT_STEPS * table / of).astype(int)

@@ -46,6 +46,7 @@ _SETTINGS: dict[Any, Any] = {
     'xtick.labelsize': 9,
     'ytick.labelsize': 9,
     'legend.fontsize': 9,
+    'text.parse_math': False,  # of a name with two $
     'legend.frameon': False,
     'axes.spines.top': False,
     'axes.spines.right': False,

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jax_mrissl.audit.findings import inside
+from jax_mrissl.data.labels import is_of_dementia
 from jax_mrissl.metrics.calibration import reliability
 from jax_mrissl.metrics.classification import auroc, by_subject
 from jax_mrissl.metrics.curves import confusion, roc_points, share_interval
@@ -61,6 +62,7 @@ def look_closer(
     return ClassDetails(
         label=arm.label,
         classes=data.task.classes,
+        ordered=data.task.kind == 'ordinal' or is_of_dementia(data.prepared),
         labels=whole.labels,
         probabilities=whole.probabilities,
         confidence=bins.confidence,

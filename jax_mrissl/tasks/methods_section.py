@@ -70,6 +70,10 @@ def _data(data: LabelledData, plan: FinetunePlan) -> str:
         f'repeated; {len(prepared):,} labelled slices of {len(slices):,} subjects were '
         f'analysed, {many} a subject.'
     )
+    tested = data.tested()
+    if len(tested) < len(prepared):
+        subjects = len(set(prepared.groups[tested].tolist()))
+        text += f' {len(tested):,} slices of {subjects:,} subjects were tested.'
     if plan.slices_per_group:
         text += (
             f' Of each subject the {plan.slices_per_group} central slices were used.'
@@ -155,14 +159,21 @@ def _finetuning(data: LabelledData, plan: FinetunePlan) -> str:
 
 
 def _split(data: LabelledData, plan: FinetunePlan) -> str:
+    leaky = '(leaky: subjects are on several sides)'
     unit = {
         'subject': 'subjects, stratified by class',
         'site': 'sites, each tested once',
-    }.get(data.division, f'{data.division} (leaky: subjects are on several sides)')
-    text = (
-        f'{len(data.folds)} fixed folds over {unit}; in each, one part tested, '
-        'a fifth of the rest used for validation. Test predictions were pooled.'
-    )
+        'image': f'images {leaky}',
+        'shipped': f"the dataset's own split {leaky}",
+    }[data.division]
+    rest = f'one in {plan.folds} of the rest used for validation'
+    if len(data.folds) == 1:
+        text = f'One division, {unit}: one part tested, {rest}.'
+    else:
+        text = (
+            f'{len(data.folds)} fixed folds over {unit}; in each, one part tested, '
+            f'{rest}. Test predictions were pooled.'
+        )
     if plan.label_fraction < 1:
         text += (
             f' {100 * plan.label_fraction:.0f} % of the training subjects were used.'

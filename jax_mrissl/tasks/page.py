@@ -103,6 +103,7 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
     """
     measured = read_json(workdir / 'metrics.json')
     plan, data = run.experiment.finetune, run.data
+    tested = data.tested()
     failed = {
         (row['arm'], row['mode'])
         for row in measured['results']
@@ -113,6 +114,7 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
     headline = next((m for m in _HEADLINES if tables and m in tables[0].metrics), '')
     details = look_closer(chosen, data, measured) if chosen else None
     simulated = bool(measured['simulated'])
+    told_by = statements.told_by(data)
     lead, *sentences = [
         *statements.by_age(chosen, data, plan),
         *statements.headline(tables, headline, chosen),
@@ -126,14 +128,16 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
                 workdir,
                 stages,
                 simulated=simulated,
+                kind=data.task.kind,
+                told_by=told_by,
                 under_trained=[a.label for a in run.arms if (a.name, a.mode) in failed],
             ),
         ]
     return RunFacts(
         title=f'{run.experiment.name}: {_task_words(data)}',
         subtitle=f'Tested on {data.prepared.card["title"]}, '
-        f'{len(set(data.prepared.groups.tolist())):,} subjects, '
-        f'{len(data.prepared):,} slices.',
+        f'{len(set(data.prepared.groups[tested].tolist())):,} subjects, '
+        f'{len(tested):,} slices.',
         simulated=simulated,
         lead=lead,
         headline=sentences,
@@ -152,6 +156,7 @@ def gather(run: FinishedRun, workdir: Path) -> RunFacts:
             statements.difference(c, failed, simulated) for c in measured['comparisons']
         ],
         details=details,
+        told_by=told_by,
         details_absent=_absent(run.arms),
         more=_more(measured),
         groups=group_tables(measured, chosen, failed),
@@ -272,9 +277,9 @@ def _galleries(
             Gallery(
                 'Worst mistakes',
                 (
-                    f'The subjects of whom {chosen.label} was most sure and wrong, by '
-                    'their central slice. Look for what they share: an artefact, '
-                    'another contrast, a label that may be wrong.',
+                    f'{_wrongly(chosen.label, run.data)}, by their central slice. '
+                    'Look for what they share: an artefact, another contrast, a label '
+                    'that may be wrong.',
                 ),
                 tuple(pictures),
             )
@@ -305,6 +310,12 @@ def _galleries(
             )
         )
     return found
+
+
+def _wrongly(label: str, data: LabelledData) -> str:
+    if data.task.kind == 'regression':
+        return f'The subjects whose numbers {label} missed by most'
+    return f'The subjects of whom {label} was most sure and wrong'
 
 
 def _curves(run: FinishedRun) -> list[CurvePlot]:

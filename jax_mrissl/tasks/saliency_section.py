@@ -21,6 +21,10 @@ NAMES = {
 # Maps that are this alike, whatever a network learned, show the image and not it.
 ALIKE = 0.7
 _CELL = 144
+_TARGETS = (
+    'Here integrated gradients are of the class that was told, in the worst and best '
+    'cases; the others of the true class, as in the means.'
+)
 
 
 def saliency_section(
@@ -28,6 +32,8 @@ def saliency_section(
     stages: Sequence[str],
     *,
     simulated: bool,
+    kind: str,
+    told_by: str,
     under_trained: Sequence[str] = (),
 ) -> list[Gallery]:
     """Gives the section; nothing where no map of these stages was made.
@@ -36,6 +42,8 @@ def saliency_section(
         workdir: the run directory.
         stages: the names of the folders of the page's arms.
         simulated: whether no patient is on the pictures.
+        kind: of the task.
+        told_by: which networks tell a subject.
         under_trained: the labels of arms that are no result.
     """
     if not (workdir / NUMBERS).exists() or not (workdir / MAPS).exists():
@@ -49,9 +57,15 @@ def saliency_section(
     pictures = [
         _case(case, row, arrays, word) for row, case in enumerate(told['cases'])
     ]
-    pictures.append(_averages(told['groups'], arrays, word))
-    notes: tuple[str, ...] = (_reading(told), _completeness(told), _random(told))
-    if told['arm'] in under_trained:
+    numbers = kind == 'regression'
+    failed = told['arm'] in under_trained
+    pictures.append(_averages(told['groups'], arrays, word, numbers))
+    notes: tuple[str, ...] = (
+        _reading(told, told_by, numbers),
+        _completeness(told),
+        _random(told, conclude=not failed),
+    )
+    if failed:
         notes = (
             f'{told["arm"]} is under-trained: these maps show how a network looks at '
             'slices that learned next to nothing.',
@@ -62,7 +76,7 @@ def saliency_section(
         notes,
         tuple(pictures),
         sheet=True,
-        table=_table(told),
+        table=_table(told, numbers),
     )
     return [gallery]
 
@@ -83,7 +97,7 @@ def _case(case: Json, row: int, arrays: dict[str, np.ndarray], word: str) -> Pic
 
 
 def _averages(
-    groups: Sequence[str], arrays: dict[str, np.ndarray], word: str
+    groups: Sequence[str], arrays: dict[str, np.ndarray], word: str, numbers: bool
 ) -> Picture:
     rows = []
     for index in range(len(groups)):
@@ -91,23 +105,25 @@ def _averages(
         maps = [arrays[f'average_{method}'][index] for method in AVERAGED]
         rows.append([image, *(overlay(image, one) for one in maps)])
     names = ' and '.join(NAMES[method] for method in AVERAGED)
+    what = 'number, in bands' if numbers else 'class; maps are of what speaks for it'
     return Picture(
         montage(rows, ['mean slice', *(NAMES[m] for m in AVERAGED)], cell=_CELL),
-        f'For each class a row, {", ".join(groups)}: the mean of the central {word}'
-        f'slices, and on it the mean of {names}.',
+        f'For each {"band" if numbers else "class"} a row, {", ".join(groups)}: the '
+        f'mean of the central {word}slices, and on it the mean of {names}.',
         (
-            f'Means over subjects by true class, from above: {", ".join(groups)}.',
+            f'Means over subjects by true {what}. From above: {", ".join(groups)}.',
             'They mean something as far as slices lie alike in the picture.',
         ),
     )
 
 
-def _reading(told: Json) -> str:
+def _reading(told: Json, told_by: str, numbers: bool) -> str:
     rows, columns = told['grad_cam_grid']
+    what = 'raises the number' if numbers else 'speaks for the class'
     return (
-        f'Central slices, explained by the network of {told["arm"]} that did not '
-        'train on the subject: what speaks for the class that it told. Grad-CAM: '
-        f'where its last layer speaks for it, on a grid of {rows} x {columns}. '
+        f'Central slices, explained by {told["arm"]}, each subject by {told_by}: what '
+        f'{what} that was told. Grad-CAM: where the last layer does so, on a grid of '
+        f'{rows} x {columns}. '
         'Integrated gradients: what each pixel adds (orange) or takes away (blue), '
         'against the same slice blurred. SmoothGrad: how much the answer depends on '
         'each pixel. A map shows what moved this network; it shows no disease.'
@@ -123,26 +139,36 @@ def _completeness(told: Json) -> str:
     )
 
 
-def _random(told: Json) -> str:
+def _random(told: Json, *, conclude: bool) -> str:
+    """Holds maps against those of random networks; `conclude` says what follows."""
     found = told['random_networks']
-    likeness = {m: found[m]['rank_correlation'] for m in METHODS}
-    values = '; '.join(f'{NAMES[m]} {_number(likeness[m])}' for m in METHODS)
+    likeness = {NAMES[m]: found[m]['rank_correlation'] for m in METHODS}
+    values = '; '.join(f'{name} {_number(value)}' for name, value in likeness.items())
     text = (
         'With random numbers in place of what the network learned, maps resemble these '
         f'by a rank correlation of: {values} (mean, inside the brain or head; 1: the '
         'same).'
     )
-    alike = [NAMES[m] for m in METHODS if (likeness[m] or 0) > ALIKE]
-    if not alike:
+    if not conclude:
+        return text
+    known = {name: value for name, value in likeness.items() if value is not None}
+    alike = [name for name, value in known.items() if value > ALIKE]
+    unlike = [name for name in known if name not in alike]
+    if len(unlike) == len(METHODS):
         return f'{text} So they depend on what was learned.'
-    verb = 'depends' if len(alike) == 1 else 'depend'
-    return (
-        f'{text} {" and ".join(alike)} hardly {verb} on what was learned: read nothing '
-        'into it.'
-    )
+    if alike:
+        verb = 'depends' if len(alike) == 1 else 'depend'
+        text += (
+            f' {" and ".join(alike)} hardly {verb} on what was learned: read nothing '
+            'into it.'
+        )
+    lost = [name for name in likeness if name not in known]
+    if lost:
+        text += f' Of {" and ".join(lost)} it cannot be told: a map was empty.'
+    return text
 
 
-def _table(told: Json) -> FactTable:
+def _table(told: Json, numbers: bool) -> FactTable:
     rows = []
     for method in METHODS:
         shares = told['shares'][method]
@@ -173,6 +199,7 @@ def _table(told: Json) -> FactTable:
             'Shares of the absolute attribution. Brain or head: the largest region '
             "above Otsu's threshold, filled. Dark: below 60 of 255 in it, ventricles "
             'and sulci. A share above that of the area: looked at more than by chance.',
+            *(() if numbers else (_TARGETS,)),
         ),
     )
 

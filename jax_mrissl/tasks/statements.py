@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jax_mrissl.core.results import Estimate
+from jax_mrissl.data.labels import is_of_dementia
 from jax_mrissl.metrics.baselines import class_prior_log_loss
 from jax_mrissl.metrics.bootstrap import bootstrap
 from jax_mrissl.metrics.panel import class_panel
@@ -74,8 +75,17 @@ def headline(tables: Sequence[ResultTable], metric: str, arm: Arm | None) -> lis
     return found
 
 
+def told_by(data: LabelledData) -> str:
+    """Says which networks tell a subject, for after 'by'."""
+    if data.is_leaky:
+        return 'networks finetuned on other images of the same subjects (leaky)'
+    return 'networks that have not seen it in finetuning'
+
+
 def by_age(arm: Arm | None, data: LabelledData, plan: FinetunePlan) -> list[str]:
     """Gives the result among the over-60s, which stands first where ages are known.
+
+    Of grades of dementia alone: of them age tells most.
 
     Args:
         arm: the chosen one; None: none is a result.
@@ -84,6 +94,8 @@ def by_age(arm: Arm | None, data: LabelledData, plan: FinetunePlan) -> list[str]
     """
     ages = data.covariates.values.get('age') if data.covariates else None
     if ages is None or arm is None or data.task.kind == 'regression':
+        return []
+    if not is_of_dementia(data.prepared):
         return []
     known = ages[np.isfinite(ages)]
     if known.min() >= _OLD or known.max() < _OLD:

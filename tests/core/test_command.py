@@ -24,6 +24,8 @@ _COMMAND = '''
             raise UserError('There are no wolves.\\nCount sheep.')
         if what == 'stars':
             raise OSError(errno.ENOSPC, 'No space left on device', '/there/stars')
+        if what == 'walls':
+            open('/dev/null/bricks')
         if what == 'nothing':
             raise KeyError('a mistake of ours')
         if what == 'time':
@@ -99,6 +101,12 @@ def test_a_full_disk_is_a_plain_line(command):
     assert done.returncode == 1
     assert done.stderr.startswith('The disk is full (/there/stars).')
     assert 'Traceback' not in done.stderr
+
+
+def test_a_path_that_cannot_be_is_a_plain_line(command):
+    done = run(command, '--what=walls')
+    assert done.returncode == 1
+    assert done.stderr == 'Not a directory: /dev/null/bricks\n'
 
 
 def test_our_own_mistakes_keep_their_traceback(command):

@@ -38,6 +38,7 @@ def some_facts(**changes):
     details = ClassDetails(
         label=NASTY,
         classes=('NonDemented', NASTY, 'Mild'),
+        ordered=True,
         labels=labels,
         probabilities=probabilities,
         confidence=np.array([0.4, 0.8]),
@@ -63,6 +64,7 @@ def some_facts(**changes):
         table_notes=('note',),
         differences=('No difference is shown: a minus b',),
         details=details,
+        told_by=f'networks {NASTY}',
         details_absent='none',
         groups=(
             FactTable(NASTY, ('subjects who are', 'n'), ((NASTY, '20'),)),

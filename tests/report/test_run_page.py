@@ -1,5 +1,6 @@
 """A page is one file that says what it was given, and nothing that it was not."""
 
+import dataclasses
 import html.parser
 import re
 
@@ -8,6 +9,7 @@ import pytest
 from page_facts import NASTY, number_details, some_facts
 
 from jax_mrissl.report.model_card import model_card
+from jax_mrissl.report.plots import _broken
 from jax_mrissl.report.run_page import run_page
 
 
@@ -159,3 +161,59 @@ def test_a_model_card_tells_of_its_own_network_alone():
     for line in card.splitlines():
         # Outside of the command's block nothing is read as HTML.
         assert NASTY not in line or line.startswith('python -m')
+
+
+def many_classes(**changes):
+    """Facts of a task of 15 classes in no order, whose names would break a plot."""
+    names = ('No Finding', 'PNEUMOTHORAX', '$x^$', *(f'class_{i}' for i in range(12)))
+    labels = np.arange(60) % 15
+    line = np.array([0, 0.5, 1])
+    details = dataclasses.replace(
+        some_facts().details,
+        classes=names,
+        ordered=False,
+        labels=labels,
+        probabilities=np.random.default_rng(0).dirichlet(np.ones(15), 60),
+        confusion=np.ones((15, 15), int),
+        curves=tuple((name, line, line, 0.5) for name in names),
+    )
+    return some_facts(details=details, **changes)
+
+
+def test_many_unordered_classes_are_told_apart():
+    text = run_page(many_classes())
+    assert 'expected grade' not in text and 'probability of the true class' in text
+    assert '<table class="confusion many">' in text and '>PNEUMOTHORAX<' in text
+    roc = text[text.index('id="roc-title"') :]
+    roc = roc[: roc.index('</svg>')]
+    looks = re.findall(r'<g id="roc-line2d_\d+">\s*<path d="[^"]*"([^>]*)/>', roc)
+    curves = [look for look in looks if 'stroke-width="1.' in look]
+    assert len(set(curves)) >= 15
+
+
+def test_a_class_is_broken_between_its_words_alone():
+    assert _broken('GLIOBLASTOMA') == 'GLIOBLASTOMA'
+    assert _broken('VeryMildDemented') == 'Very\nMild\nDemented'
+    assert _broken('No Finding, none') == 'No\nFinding,\nnone'
+
+
+def test_a_page_of_numbers_speaks_of_no_line_that_is_not_there():
+    table = some_facts().tables[0]
+    facts = some_facts(
+        details=number_details(), tables=(dataclasses.replace(table, prior=None),)
+    )
+    assert 'dashed' in run_page(some_facts()) and 'dashed' not in run_page(facts)
+
+
+def test_who_told_a_subject_is_said_as_it_was():
+    card = model_card(some_facts(), label='other', mode='full', pretrained=False)
+    for text in (run_page(some_facts(told_by='BOTH')), card):
+        assert 'have not seen' not in text
+    assert 'told by BOTH' in run_page(some_facts(told_by='BOTH'))
+
+
+def test_the_costs_on_a_card_are_one_table():
+    card = model_card(some_facts(), label='other', mode='full', pretrained=True)
+    lines = card[card.index('## Environmental impact') :].splitlines()[2:]
+    rows = lines[: lines.index('')]
+    assert len(rows) >= 4 and all(row.startswith('|') for row in rows)

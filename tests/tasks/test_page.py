@@ -11,6 +11,7 @@ from conftest import smoke_config
 from jax_mrissl.core.run_dir import read_json
 from jax_mrissl.data.covariates import Covariates
 from jax_mrissl.data.prepared import open_prepared
+from jax_mrissl.report.run_page import run_page
 from jax_mrissl.stages.run import run_experiment
 from jax_mrissl.tasks import page as page_module
 from jax_mrissl.tasks.closer_look import look_closer, worst_mistakes
@@ -131,6 +132,11 @@ def test_the_over_sixties_stand_first_where_ages_are_known(run):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('jax_mrissl.tasks.statements._FEWEST', 5)
         first, second, _ = by_age(arm, aged, plan)
+        # Elsewhere age need not tell most.
+        card = dataclasses.replace(
+            aged.prepared, card=aged.prepared.card | {'classes': ['benign', 'other']}
+        )
+        assert by_age(arm, dataclasses.replace(aged, prepared=card), plan) == []
     assert f'the {old} subjects aged 60 and over' in first
     details = look_closer(arm, data, read_json(workdir / 'metrics.json'))
     kept = np.arange(len(details.labels)) % 4 != 0
@@ -141,6 +147,20 @@ def test_the_over_sixties_stand_first_where_ages_are_known(run):
         data, covariates=Covariates({'age': ages * 0 + 40}, {}, 'id', 1)
     )
     assert by_age(arm, young, plan) == []
+
+
+def test_what_was_tested_and_by_whom_is_said_as_it_was(run):
+    workdir, made = run
+    data, part = made.data, made.data.folds[:1]
+    shipped = dataclasses.replace(data, division='shipped', folds=part)
+    facts = gather(dataclasses.replace(made, data=shipped), workdir)
+    tested = len(shipped.tested())
+    assert f' {tested} slices.' in facts.subtitle and tested < len(data.labels)
+    assert 'not seen' not in facts.told_by and 'not seen' not in run_page(facts)
+    said = dict(facts.methods)
+    assert f' {tested} slices of ' in said['Data']
+    assert said['Split'].startswith("One division, the dataset's own split (leaky")
+    assert 'one in 3 of the rest' in said['Split']  # smoke scale has 3 folds
 
 
 def test_the_arm_to_look_at_is_not_chosen_by_its_result(run):

@@ -22,6 +22,8 @@ from jax_mrissl.tasks.saliency_gallery import (
 )
 from jax_mrissl.tasks.saliency_section import saliency_section
 
+WORDS = {'simulated': True, 'kind': 'classes', 'told_by': 'networks'}
+
 
 @pytest.fixture(scope='module')
 def finished(cohort, stock, tmp_path_factory):
@@ -116,12 +118,12 @@ def test_main_writes_it_once_and_the_page_shows_it(finished, cohort):
     ):
         assert words in page
     stages = [arm.folder.name for arm in run.arms]
-    [gallery] = saliency_section(run.workdir, stages, simulated=True)
+    [gallery] = saliency_section(run.workdir, stages, **WORDS)
     assert len(gallery.pictures) == 9
     assert all(picture.alt and picture.caption for picture in gallery.pictures)
     assert all('simulated' in picture.alt for picture in gallery.pictures)
     # Maps of other networks are not shown.
-    assert not saliency_section(run.workdir, ['finetune-other'], simulated=True)
+    assert not saliency_section(run.workdir, ['finetune-other'], **WORDS)
     config = smoke_config(
         cohort, name='untrained', report__saliency=True, report__pictures=False
     )
@@ -143,5 +145,34 @@ def test_the_verdict_on_random_networks_is_in_words(finished):
             told['random_networks'][name]['rank_correlation'] = 0.2
         told['random_networks'][method]['rank_correlation'] = value
         write_json(run.workdir / NUMBERS, told)
-        [gallery] = saliency_section(run.workdir, stages, simulated=True)
+        [gallery] = saliency_section(run.workdir, stages, **WORDS)
         assert words in gallery.notes[2]
+
+
+def test_nothing_follows_from_maps_that_are_undefined_or_of_no_result(finished):
+    _, run, _ = finished
+    stages = [arm.folder.name for arm in run.arms]
+    told = read_json(run.workdir / NUMBERS)
+    for name in METHODS:
+        told['random_networks'][name]['rank_correlation'] = None
+    write_json(run.workdir / NUMBERS, told)
+    [gallery] = saliency_section(run.workdir, stages, **WORDS)
+    assert 'it cannot be told' in gallery.notes[2]
+    assert 'on what was learned' not in gallery.notes[2]
+    failed = WORDS | {'under_trained': [told['arm']]}
+    for value in (0.1, 0.9):
+        for name in METHODS:
+            told['random_networks'][name]['rank_correlation'] = value
+        write_json(run.workdir / NUMBERS, told)
+        [gallery] = saliency_section(run.workdir, stages, **failed)
+        assert 'on what was learned' not in ' '.join(gallery.notes)
+
+
+def test_of_numbers_and_of_leaky_divisions_the_words_are_theirs(finished):
+    _, run, _ = finished
+    stages = [arm.folder.name for arm in run.arms]
+    of = WORDS | {'kind': 'regression', 'told_by': 'networks that knew it'}
+    [gallery] = saliency_section(run.workdir, stages, **of)
+    texts = [*gallery.notes, *(line for p in gallery.pictures for line in p.caption)]
+    assert 'networks that knew it' in texts[0]
+    assert not [text for text in texts if 'class' in text]
