@@ -19,8 +19,6 @@ from jax_mrissl.data.prepared import PreparedSet, open_fingerprint, open_prepare
 from jax_mrissl.data.splits import Fold
 from jax_mrissl.metrics.bootstrap import Bootstrap, bootstrap
 from jax_mrissl.metrics.panel import (
-    CLASS_HEADLINES,
-    NUMBER_HEADLINES,
     Detection,
     Panel,
     class_panel,
@@ -32,7 +30,12 @@ from jax_mrissl.tasks.fold_network import FoldNetwork
 from jax_mrissl.tasks.foot import interval_sentences
 from jax_mrissl.tasks.from_config import Json
 from jax_mrissl.tasks.labelled import LabelledData
-from jax_mrissl.tasks.measured import UNITS, prior_rows, tested_labels
+from jax_mrissl.tasks.measured import (
+    UNITS,
+    headline_metrics,
+    prior_rows,
+    tested_labels,
+)
 from jax_mrissl.tasks.opened_run import OpenedArm, OpenedRun
 from jax_mrissl.tasks.pooling import validation_thresholds
 from jax_mrissl.tasks.predictions import PREDICTIONS
@@ -203,7 +206,7 @@ def _estimates(found: Bootstrap, unit: Unit) -> dict[str, Estimate]:
 
 def _rows(arm: OpenedArm, found: Bootstrap, data: LabelledData) -> list[ArmResult]:
     number = data.task.kind == 'regression'
-    names = NUMBER_HEADLINES if number else (*CLASS_HEADLINES, 'binary_auroc')
+    names = headline_metrics(0 if number else len(data.task.classes))
     priors = {row.unit: row.prior_log_loss for row in prior_rows(data)}
     return [
         ArmResult(
@@ -212,7 +215,7 @@ def _rows(arm: OpenedArm, found: Bootstrap, data: LabelledData) -> list[ArmResul
             unit=unit,
             subjects=found.subjects,
             slices=found.slices,
-            estimates={name: _estimates(found, unit)[name] for name in names},
+            estimates={name: found.estimate(unit, name) for name in names},
             prior_log_loss=priors.get(unit),
             notes=(SIMULATED,) if data.prepared.card['simulated'] else (),
         )

@@ -66,12 +66,8 @@ class Measured:
     def headline_names(self) -> tuple[str, ...]:
         """The metrics that the table of results shows of such an arm."""
         columns = self.pooled.columns
-        if 'logits' not in columns:
-            return NUMBER_HEADLINES
-        # Of two classes the areas are the same, but where a number ranks as it is.
-        if columns['logits'].shape[1] == 2 and 'scores' not in columns:
-            return CLASS_HEADLINES
-        return (*CLASS_HEADLINES, 'binary_auroc')
+        classes = columns['logits'].shape[1] if 'logits' in columns else 0
+        return headline_metrics(classes, ranks_alone='scores' in columns)
 
     def tells(self, unit: Unit, metric: str) -> bool:
         """Says whether a metric is known of it, and means something."""
@@ -93,6 +89,21 @@ class Measured:
             for of_unit, name in self.found.values
             if of_unit == unit and self.tells(unit, name)
         }
+
+
+def headline_metrics(classes: int, *, ranks_alone: bool = False) -> tuple[str, ...]:
+    """Gives the metrics that a table of results shows.
+
+    Args:
+        classes: how many are told; 0: a number is.
+        ranks_alone: whether a number ranks as it is, beside the probabilities.
+    """
+    if not classes:
+        return NUMBER_HEADLINES
+    # Of two classes the areas are the same, but where a number ranks as it is.
+    if classes == 2 and not ranks_alone:
+        return CLASS_HEADLINES
+    return (*CLASS_HEADLINES, 'binary_auroc')
 
 
 def measure(
