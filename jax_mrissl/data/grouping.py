@@ -98,12 +98,15 @@ def _by_likeness(
         (i for i, item in enumerate(items) if not item.reason),
         key=lambda i: items[i].facts.pixel_sha256,  # type: ignore[union-attr]
     )
-    named = _by_names(items, files) if rule.names == 'kaggle_alzheimer' else {}
+    of_kaggle = rule.names == 'kaggle_alzheimer'
+    named = _by_names(items, files) if of_kaggle else {}
     by_name = all(row in named for row in rows)
-    labels = [items[row].label for row in rows]
+    # Of the Kaggle set it is known that a subject has one label. Elsewhere a volume
+    # with slices of two classes must stay whole: its halves would be two subjects.
+    kinds = [items[row].label if of_kaggle else 0 for row in rows]
     failure = ''
     try:
-        found = groups_by_pixels([_gray(items[row], files) for row in rows], labels)
+        found = groups_by_pixels([_gray(items[row], files) for row in rows], kinds)
     except UserError as error:
         if not by_name:
             raise

@@ -93,7 +93,8 @@ class NeighbouringSlices:
 
     Attributes:
         names: the rule by which file names tell the subject; they are believed where
-            they fit it and the pixels do not contradict. 'none': pixels alone.
+            they fit it and the pixels do not contradict, and slices of two classes
+            are of two subjects. 'none': pixels alone.
     """
 
     names: Literal['kaggle_alzheimer', 'none'] = 'none'

@@ -96,8 +96,8 @@ def groups_by_pixels(images: Sequence[np.ndarray], kinds: Sequence) -> PixelGrou
 
     Args:
         images: n gray images at full resolution: at a quarter of it the gap closes.
-        kinds: n keys, such as the class: slices of two kinds are never joined. Images
-            of two sizes are not either.
+        kinds: n keys: slices of two kinds are never joined, so a key must be the same
+            for all slices of a subject. Images of two sizes are not joined either.
 
     Raises:
         UserError: there is no gap; with the histogram of distances.
@@ -110,7 +110,7 @@ def groups_by_pixels(images: Sequence[np.ndarray], kinds: Sequence) -> PixelGrou
     for kind, rows in members.items():
         if len(rows) > _MOST_SLICES:
             raise UserError(
-                f'{len(rows):,} slices of one class are too many to compare all pairs '
+                f'{len(rows):,} slices of one size are too many to compare all pairs '
                 f'(at most {_MOST_SLICES:,}): name the subjects by --group or --table.'
             )
         trees[kind] = _tree(_correlations([images[int(row)] for row in rows]))

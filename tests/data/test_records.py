@@ -23,7 +23,9 @@ from jax_mrissl.data import records, workers
 from jax_mrissl.data.canvas import place
 from jax_mrissl.data.own import OwnFolder
 from jax_mrissl.data.preparation import prepare_dataset
+from jax_mrissl.data.prepared import open_prepared
 from jax_mrissl.data.spec import FolderLevel, NeighbouringSlices, PathPattern
+from jax_mrissl.data.splits import group_labels
 from jax_mrissl.readers.image import decode_png
 from jax_mrissl.readers.slice import Slice, pixel_sha256
 
@@ -206,6 +208,7 @@ import sys, time
 from jax_mrissl.data import records, workers
 from jax_mrissl.data.canvas import place
 from jax_mrissl.data.preparation import prepare_dataset
+from jax_mrissl.data.prepared import open_prepared
 from jax_mrissl.data.own import OwnFolder
 from jax_mrissl.data.spec import PathPattern
 records.IMAGES_PER_SHARD = 4
@@ -434,6 +437,25 @@ def test_folder_level_and_pixels_as_groups(tmp_path):
     by_pixels = OwnFolder(name='mine', subject=NeighbouringSlices())
     with pytest.raises(UserError, match='cannot be told by pixels'):
         prepare(raw, tmp_path / 'other', own=by_pixels)
+
+
+def test_pixels_keep_a_volume_whole_that_has_slices_of_two_classes(tmp_path):
+    rng = np.random.default_rng(1)
+    for subject in range(4):
+        volume = ndimage.gaussian_filter(rng.normal(size=(12, 48, 48)), (3, 2, 2))
+        volume = np.interp(volume, (volume.min(), volume.max()), (0, 255))
+        for index, image in enumerate(volume):
+            # Of the last subject some slices have no label.
+            kind = 'ill' if index >= 6 else 'well' if subject < 3 else 'other'
+            path = tmp_path / 'raw' / kind / f'{subject}_{index:02d}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(path)
+    own = OwnFolder('mine', ('well', 'ill'), NeighbouringSlices())
+    card = prepare(tmp_path / 'raw', tmp_path / 'data', own=own).card
+    assert card['counts']['groups'] == 4
+    prepared = open_prepared(tmp_path / 'data', 'mine')
+    with pytest.raises(UserError, match='3 of 4 subjects have images with different'):
+        group_labels(prepared.groups, prepared.labels)
 
 
 @pytest.fixture(scope='module')
