@@ -17,10 +17,10 @@ from jax_mrissl.data.manifest import Manifest
 from jax_mrissl.data.persons import persons, sessions
 from jax_mrissl.data.prepared import PreparedSet
 
-# Columns that may say who a row is about, in this order; case and spaces do not count.
+# Columns that may say who a row is about; of those that fit equally well the first
+# counts. Case and spaces do not.
 _KEYS = (
     'session',
-    'id',
     'mri id',
     'subject',
     'subject id',
@@ -28,6 +28,7 @@ _KEYS = (
     'patient',
     'patient id',
     'group',
+    'id',
     'file',
     'image',
     'image index',
@@ -130,9 +131,9 @@ def read_covariates(
     Its separator is a comma, a semicolon or a tab. The column that says who a row is
     about (session, ID, subject, group, file and the like) may hold the published
     session or person, the subject as the raw files name it, or the file's path, name
-    or stem; it is the first such column that fits any image. The last ones need the
-    dataset's private manifest. Words with the case of the table; names of columns
-    without it. 'M/F' is called sex.
+    or stem; it is the one that fits most images. Files, and subjects as the raw files
+    name them, need the dataset's private manifest. Words with the case of the table;
+    names of columns without it. 'M/F' is called sex.
 
     Args:
         path: of the file, UTF-8.
@@ -140,8 +141,8 @@ def read_covariates(
         manifest: its private one, or None.
 
     Raises:
-        UserError: no such file, no column of that kind, no row that fits, or two rows
-            that contradict each other.
+        UserError: no such file, no column of that kind, no row that fits, two rows
+            that contradict each other, or a file's name that several subjects have.
     """
     header, lines = _read(Path(path).expanduser())
     names = [_plain(name) for name in header]
@@ -151,15 +152,15 @@ def read_covariates(
     if not keys:
         raise UserError(
             f'{path} has no column that says who a row is about: '
-            f'{", ".join(_KEYS[:4])}, group or file. It has: {", ".join(header)}.'
+            f'{", ".join(_KEYS[:3])}, group or file. It has: {", ".join(header)}.'
         )
-    rows_of = _names_of(prepared, manifest)
-    for key in keys:
-        place = names.index(key)
-        found = [rows_of.get(line[place].strip(), []) for line in lines]
-        if any(found):
-            break
-    else:
+    joined = [
+        _join(key, [line[names.index(key)].strip() for line in lines], lines, meaning)
+        for key in keys
+        for meaning in _meanings(prepared, manifest)
+    ]
+    best = max(joined, key=lambda join: (join.certain, join.matched))
+    if not best.matched:
         raise UserError(
             f'No row of {path} fits an image of {prepared.name}: {keys[0]!r} holds '
             f'{lines[0][names.index(keys[0])]!r} and the like.'
@@ -170,17 +171,65 @@ def read_covariates(
                 'and subjects, was not kept.'
             )
         )
-    line_of = np.full(len(prepared), -1)
-    for number, rows in enumerate(found):
+    if best.doubt:
+        raise UserError(f'{path}{best.doubt}')
+    return _columns(names, lines, best.line_of, best.key)
+
+
+# For each name that may stand in a table, the images that it may mean.
+_Meaning = Mapping[str, Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Join:
+    """Rows and images, joined by one column in one meaning of its cells.
+
+    Attributes:
+        key: the column.
+        line_of: the row that is of each image, int [n]; -1: none is.
+        certain: of how many images one row speaks, and no other.
+        doubt: what is wrong with the others; '' if there are none.
+    """
+
+    key: str
+    line_of: np.ndarray
+    certain: int
+    doubt: str
+
+    @property
+    def matched(self) -> int:
+        """The number of images that any row may be of."""
+        return int((self.line_of >= 0).sum())
+
+
+def _join(
+    key: str,
+    cells: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    meaning: tuple[_Meaning, Sequence[str]],
+) -> _Join:
+    rows_of, who = meaning
+    line_of = np.full(len(who), -1)
+    doubtful: set[int] = set()
+    doubt = ''
+    for number, cell in enumerate(cells):
+        rows = rows_of.get(cell, ())
+        if len({who[row] for row in rows}) > 1:
+            doubtful.update(rows)
+            doubt = doubt or (
+                f': {len(rows)} files have the name {cell!r}, and are of several '
+                'subjects. Write the path relative to the raw folder.'
+            )
         for row in rows:
             other = line_of[row]
             if other >= 0 and lines[other] != lines[number]:
-                raise UserError(
-                    f'{path}: two rows are of {lines[number][place]!r} and say '
-                    'different things. Leave one.'
+                doubtful.add(row)
+                doubt = doubt or (
+                    f': two rows are of {cell!r} and say different things. Leave one.'
                 )
             line_of[row] = number
-    return _columns(names, lines, line_of, key)
+    certain = int((line_of >= 0).sum()) - len(doubtful)
+    return _Join(key, line_of, certain, doubt)
 
 
 def _columns(
@@ -211,18 +260,29 @@ def _columns(
     return Covariates(values, levels, key, int(known.sum()))
 
 
-def _names_of(prepared: PreparedSet, manifest: Manifest | None) -> dict[str, list[int]]:
-    """Gives the images that each name may mean; the more precise meaning wins."""
+def _meanings(
+    prepared: PreparedSet, manifest: Manifest | None
+) -> list[tuple[_Meaning, Sequence[str]]]:
+    """Gives what a column may hold: names of people, or of files.
+
+    Returns: for each, the images of each name, of which the more precise meaning wins;
+        and for each image, who must be one where a name means several.
+    """
     found = sessions(prepared, manifest)
-    kinds: list[Sequence[str]] = [list(found), list(persons(found))]
-    if manifest:
-        kinds.append([manifest.subjects.get(i, '') for i in prepared.file_ids])
-        paths = [manifest.paths.get(i, '') for i in prepared.file_ids]
-        kinds += [
-            paths,
-            [Path(path).name for path in paths],
-            [without_suffix(Path(path).name) for path in paths],
-        ]
+    people: list[Sequence[str]] = [list(found), list(persons(found))]
+    if not manifest:
+        return [(_rows_of(people), [''] * len(prepared))]
+    people.append([manifest.subjects.get(i, '') for i in prepared.file_ids])
+    paths = [manifest.paths.get(i, '') for i in prepared.file_ids]
+    names = [Path(path).name for path in paths]
+    files = [paths, names, [without_suffix(name) for name in names]]
+    return [
+        (_rows_of(people), [''] * len(prepared)),
+        (_rows_of(files), prepared.groups.tolist()),
+    ]
+
+
+def _rows_of(kinds: Sequence[Sequence[str]]) -> _Meaning:
     names: dict[str, list[int]] = {}
     for kind in kinds:
         own: dict[str, list[int]] = {}

@@ -46,6 +46,9 @@ def read(tmp_path, text, manifest=MANIFEST):
         'subject,age,sex\nOAS1_0001,74,F\nOAS1_0002,55,M\n',
         'file,age,sex\nOAS1_0001_MR1_70.png,74,F\nx/OAS1_0001_MR1_71.png,74,F\n'
         'OAS1_0002_MR1,55,M\n',
+        # Of a subject with several sessions, those tell.
+        'subject,id,age,sex\nOAS1_0001,OAS1_0001_MR1,74,F\n'
+        'OAS1_0001,OAS1_0001_MR2,99,F\nOAS1_0002,OAS1_0002_MR1,55,M\n',
     ],
 )
 def test_joins_by_session_person_subject_or_file(tmp_path, text):
@@ -54,6 +57,42 @@ def test_joins_by_session_person_subject_or_file(tmp_path, text):
     assert found.levels['sex'] == ('F', 'M')
     np.testing.assert_array_equal(found.values['sex'], [0, 0, 1, np.nan])
     assert found.matched == 3
+
+
+NUMBERED = Manifest(
+    paths=dict(zip(IDS, ['p1/1.png', 'p1/2.png', 'p2/1.png', 'p3/2.png'], strict=True)),
+    subjects=dict(zip(IDS, ['p1', 'p1', 'p2', 'p3'], strict=True)),
+)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        # Numbers of rows are not of files, nor are people who are not in the set.
+        'id,subject,age\n1,p3,30\n2,p1,74\n3,p2,55\n',
+        'id,group,age\n1,p3,30\n2,p1,74\n3,p2,55\n4,1,99\n',
+        'file,image,age\n9.png,p1/1.png,74\n8.png,p1/2,74\n,p1/2.png,74\n'
+        ',p2/1.png,55\n,p3/2.png,30\n',
+    ],
+)
+def test_the_column_that_fits_most_images_joins(tmp_path, text):
+    found = read(tmp_path, text, NUMBERED)
+    np.testing.assert_array_equal(found.values['age'], [74, 74, 55, 30])
+
+
+def test_of_columns_that_fit_alike_the_subject_joins(tmp_path):
+    paths = ['p1/1.png', 'p1/2.png', 'p2/3.png', 'p3/4.png']
+    manifest = Manifest(dict(zip(IDS, paths, strict=True)), NUMBERED.subjects)
+    text = 'id,subject,age\n1,p3,30\n2,p1,74\n3,p2,55\n4,p9,1\n'
+    found = read(tmp_path, text, manifest)
+    np.testing.assert_array_equal(found.values['age'], [74, 74, 55, 30])
+
+
+@pytest.mark.parametrize('name', ['1.png', '1'])
+def test_a_name_of_files_of_several_subjects_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"2 files have the name '{name}'") as error:
+        read(tmp_path, f'file,age\n{name},70\np3/2.png,40\n', NUMBERED)
+    assert 'Write the path relative to the raw folder' in str(error.value)
 
 
 def test_conditions(tmp_path):
