@@ -59,7 +59,7 @@ class Covariates:
             number of the word in `levels`.
         levels: the words of such a column, sorted.
         key: the column that it was joined by.
-        matched: of how many images it speaks.
+        matched: of how many subjects it speaks.
     """
 
     values: Mapping[str, np.ndarray]
@@ -128,12 +128,13 @@ def read_covariates(
 ) -> Covariates:
     """Joins a CSV file with images.
 
-    Its separator is a comma, a semicolon or a tab. The column that says who a row is
-    about (session, ID, subject, group, file and the like) may hold the published
-    session or person, the subject as the raw files name it, or the file's path, name
-    or stem; it is the one that fits most images. Files, and subjects as the raw files
-    name them, need the dataset's private manifest. Words with the case of the table;
-    names of columns without it. 'M/F' is called sex.
+    Its separator is a comma, a semicolon or a tab; with semicolons, numbers may have
+    decimal commas. The column that says who a row is about (session, ID, subject,
+    group, file and the like) may hold the published session or person, the subject as
+    the raw files name it, or the file's path, name or stem; it is the one that fits
+    most images. Files, and subjects as the raw files name them, need the dataset's
+    private manifest. Words with the case of the table; names of columns without it.
+    'M/F' is called sex.
 
     Args:
         path: of the file, UTF-8.
@@ -144,26 +145,23 @@ def read_covariates(
         UserError: no such file, no column of that kind, no row that fits, two rows
             that contradict each other, or a file's name that several subjects have.
     """
-    header, lines = _read(Path(path).expanduser())
-    names = [_plain(name) for name in header]
+    sheet = _read(Path(path).expanduser())
+    names = sheet.names
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f'{path}: the column {doubled[0]!r} is there twice.')
     keys = [name for name in _KEYS if name in names]
     if not keys:
         raise UserError(
             f'{path} has no column that says who a row is about: '
-            f'{", ".join(_KEYS[:3])}, group or file. It has: {", ".join(header)}.'
+            f'{", ".join(_KEYS[:3])}, group or file. It has: {", ".join(sheet.header)}.'
         )
-    joined = [
-        _join(key, [line[names.index(key)].strip() for line in lines], lines, meaning)
-        for key in keys
-        for meaning in _meanings(prepared, manifest)
-    ]
+    meanings = _meanings(prepared, manifest)
+    joined = [_join(sheet, key, meaning) for key in keys for meaning in meanings]
     best = max(joined, key=lambda join: (join.certain, join.matched))
     if not best.matched:
         raise UserError(
             f'No row of {path} fits an image of {prepared.name}: {keys[0]!r} holds '
-            f'{lines[0][names.index(keys[0])]!r} and the like.'
+            f'{sheet.cells(keys[0])[0]!r} and the like.'
             + (
                 ''
                 if manifest
@@ -172,8 +170,44 @@ def read_covariates(
             )
         )
     if best.doubt:
-        raise UserError(f'{path}{best.doubt}')
-    return _columns(names, lines, best.line_of, best.key)
+        raise UserError(best.doubt)
+    return _columns(sheet, best.line_of, best.key, prepared.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sheet:
+    """A table as it is written.
+
+    Attributes:
+        path: of the file.
+        header: the names of its columns.
+        lines: the rows, all as long as the header.
+        numbers: of each row, the line in the file.
+        decimal: what stands before the decimals of a number.
+    """
+
+    path: Path
+    header: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    numbers: Sequence[int]
+    decimal: str
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, plain."""
+        return [_plain(name) for name in self.header]
+
+    def cells(self, name: str) -> list[str]:
+        """Gives the cells of a column."""
+        place = self.names.index(name)
+        return [line[place].strip() for line in self.lines]
+
+    def number(self, cell: str) -> float:
+        """Reads a cell as a number; NaN if it is none."""
+        try:
+            return float(cell.replace(self.decimal, '.'))
+        except ValueError:
+            return math.nan
 
 
 # For each name that may stand in a table, the images that it may mean.
@@ -202,30 +236,27 @@ class _Join:
         return int((self.line_of >= 0).sum())
 
 
-def _join(
-    key: str,
-    cells: Sequence[str],
-    lines: Sequence[Sequence[str]],
-    meaning: tuple[_Meaning, Sequence[str]],
-) -> _Join:
+def _join(sheet: _Sheet, key: str, meaning: tuple[_Meaning, Sequence[str]]) -> _Join:
     rows_of, who = meaning
     line_of = np.full(len(who), -1)
     doubtful: set[int] = set()
     doubt = ''
-    for number, cell in enumerate(cells):
+    for number, cell in enumerate(sheet.cells(key)):
+        where = f'{sheet.path}, line {sheet.numbers[number]}'
         rows = rows_of.get(cell, ())
         if len({who[row] for row in rows}) > 1:
             doubtful.update(rows)
             doubt = doubt or (
-                f': {len(rows)} files have the name {cell!r}, and are of several '
+                f'{where}: {len(rows)} files have this name, and are of several '
                 'subjects. Write the path relative to the raw folder.'
             )
         for row in rows:
             other = line_of[row]
-            if other >= 0 and lines[other] != lines[number]:
+            if other >= 0 and sheet.lines[other] != sheet.lines[number]:
                 doubtful.add(row)
                 doubt = doubt or (
-                    f': two rows are of {cell!r} and say different things. Leave one.'
+                    f'{where}: line {sheet.numbers[other]} is of {cell!r}, too, and '
+                    'says otherwise. Leave one of them.'
                 )
             line_of[row] = number
     certain = int((line_of >= 0).sum()) - len(doubtful)
@@ -233,21 +264,18 @@ def _join(
 
 
 def _columns(
-    names: Sequence[str],
-    lines: Sequence[Sequence[str]],
-    line_of: np.ndarray,
-    key: str,
+    sheet: _Sheet, line_of: np.ndarray, key: str, groups: np.ndarray
 ) -> Covariates:
     values: dict[str, np.ndarray] = {}
     levels: dict[str, tuple[str, ...]] = {}
     known = line_of >= 0
-    for place, name in enumerate(names):
+    for name in sheet.names:
         if name == key:
             continue
-        cells = [line[place].strip() for line in lines]
+        cells = sheet.cells(name)
         cells = ['' if cell.casefold() in _MISSING else cell for cell in cells]
         said = {cells[line] for line in line_of[known]} - {''}
-        numbers = {cell: _number(cell) for cell in said}
+        numbers = {cell: sheet.number(cell) for cell in said}
         if any(math.isnan(number) for number in numbers.values()):
             if len(said) > _MOST_LEVELS:
                 continue
@@ -257,7 +285,7 @@ def _columns(
         column[known] = [numbers.get(cells[line], math.nan) for line in line_of[known]]
         if np.isfinite(column).any():
             values[name] = column
-    return Covariates(values, levels, key, int(known.sum()))
+    return Covariates(values, levels, key, len(set(groups[known].tolist())))
 
 
 def _meanings(
@@ -293,7 +321,7 @@ def _rows_of(kinds: Sequence[Sequence[str]]) -> _Meaning:
     return names
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read(path: Path) -> _Sheet:
     try:
         text = path.read_text(encoding='utf-8-sig')
     except OSError as error:
@@ -304,20 +332,21 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
         raise UserError(f'{path} is not UTF-8. Save it as CSV UTF-8.') from error
     first = text.partition('\n')[0]
     separator = max(',;\t', key=first.count)
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if row]
+    reader = csv.reader(text.splitlines(), delimiter=separator)
+    rows = [(reader.line_num, row) for row in reader if row]
     if len(rows) < 2:
         raise UserError(f'{path} is empty: a header and at least one row are needed.')
-    header, *lines = rows
-    return header, [(line + [''] * len(header))[: len(header)] for line in lines]
+    (_, header), *found = rows
+    return _Sheet(
+        path,
+        header,
+        [(row + [''] * len(header))[: len(header)] for _, row in found],
+        [number for number, _ in found],
+        # Where a comma separates no columns, it may separate decimals.
+        decimal=',' if separator == ';' else '.',
+    )
 
 
 def _plain(name: str) -> str:
     name = ' '.join(name.replace('_', ' ').split()).casefold()
     return _NAMES.get(name, name)
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan

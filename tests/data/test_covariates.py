@@ -56,7 +56,7 @@ def test_joins_by_session_person_subject_or_file(tmp_path, text):
     np.testing.assert_array_equal(found.values['age'], [74, 74, 55, np.nan])
     assert found.levels['sex'] == ('F', 'M')
     np.testing.assert_array_equal(found.values['sex'], [0, 0, 1, np.nan])
-    assert found.matched == 3
+    assert found.matched == 2  # subjects
 
 
 NUMBERED = Manifest(
@@ -90,9 +90,14 @@ def test_of_columns_that_fit_alike_the_subject_joins(tmp_path):
 
 @pytest.mark.parametrize('name', ['1.png', '1'])
 def test_a_name_of_files_of_several_subjects_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match=f"2 files have the name '{name}'") as error:
+    with pytest.raises(UserError, match='line 2: 2 files have this name') as error:
         read(tmp_path, f'file,age\n{name},70\np3/2.png,40\n', NUMBERED)
     assert 'Write the path relative to the raw folder' in str(error.value)
+
+
+def test_numbers_with_decimal_commas(tmp_path):
+    found = read(tmp_path, 'subject;age;sex\np1;74,5;F\np2;55.25;M\np3;-1;M\n')
+    np.testing.assert_array_equal(found.values['age'], [74.5, 74.5, 55.25, -1])
 
 
 def test_conditions(tmp_path):
@@ -123,7 +128,7 @@ def test_conditions(tmp_path):
         ('age\n1\n', 'no column that says who'),
         ('subject,age\nnobody,1\n', "No row of .* fits an image of a_set: 'subject'"),
         ('subject,age,Age\np1,1,2\n', "'age' is there twice"),
-        ('subject,age\np1,1\np1,2\n', 'two rows are of'),
+        ('subject,age\np1,1\np1,2\n', 'line 3: line 2 is of .p1., too, and says'),
         ('subject,age\n', 'is empty'),
         (b'subject,age\np1,\xff\n', 'not UTF-8'),
     ],
