@@ -143,7 +143,8 @@ def read_covariates(
 
     Raises:
         UserError: no such file, no column of that kind, no row that fits, two rows
-            that contradict each other, or a file's name that several subjects have.
+            that contradict each other, a file's name that several subjects have, or
+            words in a column of numbers.
     """
     sheet = _read(Path(path).expanduser())
     names = sheet.names
@@ -276,7 +277,18 @@ def _columns(
         cells = ['' if cell.casefold() in _MISSING else cell for cell in cells]
         said = {cells[line] for line in line_of[known]} - {''}
         numbers = {cell: sheet.number(cell) for cell in said}
-        if any(math.isnan(number) for number in numbers.values()):
+        odd = {cell for cell, number in numbers.items() if math.isnan(number)}
+        if odd:
+            told = [line for line in np.unique(line_of[known]) if cells[line]]
+            odd_ones = [line for line in told if cells[line] in odd]
+            if len(odd_ones) < len(told) / 2 and name not in _KEYS:
+                missing = ', '.join(sorted(_MISSING - {''}))
+                raise UserError(
+                    f'{sheet.path}, line {sheet.numbers[odd_ones[0]]}: most of the '
+                    f'column {name!r} are numbers, and {cells[odd_ones[0]]!r} is none. '
+                    f'Write a number, or what means that it is missing: nothing, or '
+                    f'one of {missing}.'
+                )
             if len(said) > _MOST_LEVELS:
                 continue
             levels[name] = tuple(sorted(said))

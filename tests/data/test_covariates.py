@@ -100,6 +100,23 @@ def test_numbers_with_decimal_commas(tmp_path):
     np.testing.assert_array_equal(found.values['age'], [74.5, 74.5, 55.25, -1])
 
 
+def test_a_word_among_numbers_is_refused(tmp_path):
+    for word in ('90+', '12/1'):
+        text = f'subject,age\np1,74\np2,{word}\np3,30\nnobody,x\n'
+        with pytest.raises(UserError, match='line 3: most of the column') as error:
+            read(tmp_path, text)
+        for part in (
+            "'age'",
+            repr(word),
+            'nothing, or one of ., n/a, na, nan, none, null',
+        ):
+            assert part in str(error.value)
+    # Among words, or where a column says who it is, numbers are words.
+    found = read(tmp_path, 'subject,id,grade\np1,7,2\np2,8,2a\np3,9b,3a\n')
+    assert found.levels['grade'] == ('2', '2a', '3a')
+    assert read(tmp_path, 'subject,age\np1,74\np2,N/A\np3,.\n').values['age'][0] == 74
+
+
 def test_conditions(tmp_path):
     found = read(tmp_path, 'subject,age,sex\np1,74,F\np2,55,M\np3,,M\n')
     for text, expected in (
