@@ -24,7 +24,7 @@ class LabelledData:
         task: what is told.
         labels: int32 [n], class numbers of the task.
         folds: of units.
-        warnings: what a reader of the folds must know.
+        warnings: what a reader of the results must know.
         units: text [n], what a fold names: the subject, or in a leaky division the
             image; None: the subject.
         division: of `data.divisions.DIVISIONS`.
@@ -91,9 +91,16 @@ def label_data(
         )
     whole, labels = whole.select(known), labels[known]
     covariates = None
+    warnings: list[str] = []
     if plan.covariates:
         manifest = read_manifest(common.data_dir, whole.name) if common else None
         covariates = read_covariates(plan.covariates, whole, manifest)
+        asked = len(set(whole.groups.tolist()))
+        if covariates.matched < asked:
+            warnings.append(
+                f'The table of covariates speaks of {covariates.matched:,} of '
+                f'{asked:,} labelled subjects.'
+            )
     if plan.where:
         if covariates is None:
             raise UserError(
@@ -104,12 +111,11 @@ def label_data(
             raise UserError(f'finetune.where: no image has {plan.where}.')
         whole, labels = whole.select(held), labels[held]
         covariates = covariates.select(held)
-    warnings: tuple[str, ...] = ()
     if plan.shuffle_labels:
         labels, whole = _shuffled(labels, whole, plan.fold_seed)
-        warnings = (
+        warnings.append(
             'CONTROL: labels were shuffled over subjects, so nothing can be learned '
-            'from them but who is who.',
+            'from them but who is who.'
         )
     division = divide(
         plan.division,

@@ -95,6 +95,20 @@ def test_a_condition_needs_a_table_and_chooses_rows(cohort, labelled, tmp_path):
         label_data(read.finetune, labelled, read.common)
 
 
+def test_it_is_said_of_how_many_subjects_a_table_speaks(cohort, labelled, tmp_path):
+    table = tmp_path / 'ages.csv'
+    # Ids without their zeros are not taken for others.
+    people = [f'sub-{1001 + i},60\n' for i in range(14)] + ['1015,61\n', '16,62\n']
+    table.write_text('subject,age\n' + ''.join(people))
+    read = read_experiment(smoke_config(cohort, finetune__covariates=str(table)))
+    data = label_data(read.finetune, labelled, read.common)
+    told = 'The table of covariates speaks of 14 of 16 labelled subjects.'
+    assert data.warnings == (told,)
+    with table.open('a') as file:
+        file.write('sub-1015,61\nsub-1016,62\n')
+    assert label_data(read.finetune, labelled, read.common).warnings == ()
+
+
 def test_numbers_are_regressed_on_the_same_folds_machinery(cohort, labelled):
     data = label_data(plan(cohort, finetune__task='regression'), labelled)
     assert data.task.kind == 'regression'
