@@ -19,6 +19,7 @@ from jax_mrissl.data.spool import Spool
 from jax_mrissl.data.table import Table
 
 LOCALIZER = 'localizer (scout, topogram)'
+BURNT_IN = 'burnt-in words (so says its header, or a secondary capture of CT or MR)'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,4 +211,6 @@ def _folder(raw: RawFile) -> str:
 def _unfit(spec: DatasetSpec, image: SliceFacts) -> str:
     if image.blank:
         return 'blank image'
+    if image.burnt_in:
+        return BURNT_IN
     return LOCALIZER if image.localizer and spec.skip_localizers else ''

@@ -64,7 +64,7 @@ class SliceFacts:
         lowest, highest: of a scan's values; of a picture or a blank image, 0.
         integral: all its values are whole numbers.
         window: as in `Slice`, or None.
-        position, modality, series, subject, localizer: as in `Slice`.
+        position, modality, series, subject, localizer, burnt_in: as in `Slice`.
         place: in the spool: of its quantiles, float32 [512] in the unit of a scan,
             none of a picture; of its small picture, where one is wanted; and of itself.
     """
@@ -85,6 +85,7 @@ class SliceFacts:
     series: str
     subject: str
     localizer: bool
+    burnt_in: bool
     place: int
 
     @property
@@ -217,6 +218,7 @@ def _facts(image: Slice, stored: Storage, writer: SpoolWriter) -> list[Any]:
         image.series,
         image.subject,
         image.localizer,
+        image.burnt_in,
         spooled_at,
     ]
 

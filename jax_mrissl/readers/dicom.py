@@ -28,6 +28,8 @@ _MAX_INFLATED_BYTES = 1 << 31
 # How makers call an overview image, in the value of ImageType that tells the kind, or
 # in a name.
 _LOCALIZER = re.compile(r'locali[sz]er|topogram|scout|scanogram|surview', re.I)
+# Single frames, and the four kinds of several.
+_SECONDARY_CAPTURE = re.compile(r'1\.2\.840\.10008\.5\.1\.4\.1\.1\.7(\.[1-4])?')
 
 
 def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
@@ -125,6 +127,7 @@ def _slice(path: Path, header: pydicom.Dataset, index: int, count: int) -> Slice
         modality=str(header.get('Modality') or ''),
         series=str(header.get('SeriesInstanceUID') or ''),
         localizer=_is_localizer(header),
+        burnt_in=_is_burnt_in(header),
         subject=str(
             header.get('PatientID')
             or header.get('PatientName')
@@ -139,6 +142,15 @@ def _is_localizer(header: pydicom.Dataset) -> bool:
     if len(kinds) < 3:  # the third value would tell
         kinds = [*kinds, *_texts(header, 'SeriesDescription')]
     return any(_LOCALIZER.search(kind) for kind in kinds)
+
+
+def _is_burnt_in(header: pydicom.Dataset) -> bool:
+    if str(header.get('BurnedInAnnotation') or '').strip().upper() == 'YES':
+        return True
+    # Of a scanner, a screenshot: a dose report, a table of perfusion. Radiographs and
+    # ultrasound are stored as this class, too, where a film or video was digitised.
+    captured = _SECONDARY_CAPTURE.fullmatch(str(header.get('SOPClassUID') or ''))
+    return bool(captured) and header.get('Modality') in ('CT', 'MR')
 
 
 def _in_units(

@@ -27,6 +27,7 @@ class Slice:
         modality: 'MR', 'CT', ... as DICOM has it; '' for a picture.
         series: identity of the series; '' for a picture.
         localizer: it only shows where the slices of a scan are: scout, topogram.
+        burnt_in: it may show words, such as the patient's name, as its header says.
         subject: identity of the patient; '' where the file does not say it.
     """
 
@@ -39,6 +40,7 @@ class Slice:
     series: str = ''
     subject: str = ''
     localizer: bool = False
+    burnt_in: bool = False
 
 
 # Yields the slices of a file, or only one frame of it where a frame is given.

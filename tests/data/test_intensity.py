@@ -79,6 +79,17 @@ def test_scouts_are_left_out_where_the_set_says_so(monkeypatch, tmp_path):
     assert card['counts']['rejected'] == {'localizer (scout, topogram)': 1}
 
 
+def test_screenshots_of_a_scanner_are_left_out(monkeypatch, tmp_path):
+    write_ct(tmp_path / 'raw' / 'a.dcm', HU)
+    write_ct(tmp_path / 'raw' / 'b.dcm', HU[::-1] + 7, BurnedInAnnotation='YES')
+    secondary = '1.2.840.10008.5.1.4.1.1.7'
+    write_ct(tmp_path / 'raw' / 'c.dcm', HU + 7, SOPClassUID=secondary)
+    counts = prepare(monkeypatch, tmp_path).card['counts']
+    assert counts['images'] == 1
+    (reason,) = counts['rejected']
+    assert reason.startswith('burnt-in words') and counts['rejected'][reason] == 2
+
+
 def write_volume(path, volume):
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16), np.eye(4)), path)

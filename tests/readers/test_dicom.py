@@ -157,6 +157,27 @@ def test_localizers(tmp_path, tags, expected):
     assert slices(tmp_path, dataset(**tags))[0].localizer is expected
 
 
+CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
+
+
+@pytest.mark.parametrize(
+    ('tags', 'expected'),
+    [
+        ({'BurnedInAnnotation': 'YES'}, True),
+        ({'BurnedInAnnotation': 'NO'}, False),
+        ({'SOPClassUID': CAPTURE, 'Modality': 'CT'}, True),
+        ({'SOPClassUID': f'{CAPTURE}.2', 'Modality': 'MR'}, True),
+        # Digitised films and videos have no other class.
+        ({'SOPClassUID': CAPTURE, 'Modality': 'CR'}, False),
+        ({'SOPClassUID': CAPTURE, 'Modality': 'US'}, False),
+        ({'SOPClassUID': f'{CAPTURE}7.1.1', 'Modality': 'MR'}, False),
+        ({}, False),
+    ],
+)
+def test_images_that_may_show_a_name(tmp_path, tags, expected):
+    assert slices(tmp_path, dataset(**tags))[0].burnt_in is expected
+
+
 def test_a_lookup_table_for_display_gives_the_range_in_which_it_rises(tmp_path):
     table = pydicom.Dataset()
     table.LUTDescriptor = [100, 1000, 16]
