@@ -102,8 +102,9 @@ def find_table(
 def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> Table:
     """Reads a table; its separator is a comma, a semicolon or a tab.
 
-    Unless the columns say otherwise, `file` is a path relative to the raw folder, or
-    a bare name that only one file has, with its suffix, another one or none. Rows of
+    Unless the columns say otherwise, `file` is a path relative to the raw folder, of
+    several with the folder's name before it where more than one has such a path, or a
+    bare name that only one file has; with its suffix, another one or none. Rows of
     files that are not there, or of none, are counted, as are files without a row. A
     row may be there twice if it says the same.
 
@@ -129,9 +130,12 @@ def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> T
             # Copies of a set are often stored in another format.
             found = places.get(without_suffix(name), [])
         if len(found) > 1 and not columns.key:
+            several = len({files[index].source for index in found}) > 1
+            example = f'{files[found[0]].source}/{files[found[0]].path}'
             raise UserError(
                 f'{path}, line {number}: {len(found)} files have this name. Write the '
-                'path relative to the raw folder.'
+                'path relative to the raw folder'
+                + (f', with the name of that folder: {example}.' if several else '.')
             )
         unmatched += not found
         row = _row(cells, columns, f'{path}, line {number}')
@@ -242,12 +246,16 @@ def _row(cells: Mapping[str, str], columns: TableColumns, where: str) -> TableRo
 def _places(files: Sequence[RawFile], columns: TableColumns) -> dict[str, list[int]]:
     """Maps all that may stand in a table for a file to the files it may mean."""
     places: dict[str, list[int]] = {}
+    whole: dict[str, list[int]] = {}
+    merged = len({file.source for file in files}) > 1
     for index, file in enumerate(files):
         if columns.key:
             places.setdefault(columns.key.find(file.path) or '', []).append(index)
             continue
-        bare = file.path.rpartition('/')[2]
-        meanings = {file.path, bare}
+        paths = {file.path} | ({f'{file.source}/{file.path}'} if merged else set())
+        for name in paths:
+            whole.setdefault(name, []).append(index)
+        meanings = paths | {file.path.rpartition('/')[2]}
         meanings |= {without_suffix(name) for name in meanings}
         for name in meanings:
             places.setdefault(name, []).append(index)
@@ -255,5 +263,4 @@ def _places(files: Sequence[RawFile], columns: TableColumns) -> dict[str, list[i
         places.pop('', None)
         return places
     # A whole path means that file, though another's bare name may read the same.
-    places.update({file.path: [index] for index, file in enumerate(files)})
-    return places
+    return places | whole

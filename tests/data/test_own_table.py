@@ -59,6 +59,21 @@ def test_other_suffixes_paths_of_windows_and_bare_names(tmp_path):
         assert read(tmp_path, f'file,group\n{name},P1\n', files=volumes).rows
 
 
+def test_files_of_two_raw_folders(tmp_path):
+    paths = (('x', '1.png'), ('y', '1.png'), ('y', 'a/2.png'))
+    two = [RawFile(source, path, Path('/raw')) for source, path in paths]
+    for name in ('1.png', '1', '1.dcm'):
+        with pytest.raises(UserError, match='line 2: 2 files have this') as error:
+            read(tmp_path, f'file,group\n{name},P1\n', files=two)
+        assert 'with the name of that folder: x/1.png' in str(error.value)
+    text = 'file,group\nx/1.png,P1\ny\\1,P2\na/2.png,P3\n'
+    rows = read(tmp_path, text, files=two).rows
+    assert [rows[index].group for index in range(3)] == ['P1', 'P2', 'P3']
+    # Of one folder the name is no part of a path.
+    with pytest.raises(UserError, match='No row'):
+        read(tmp_path, 'file,group\nx/1.png,P1\n', files=two[:1])
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
