@@ -19,6 +19,23 @@ _HASHED_AT_ONCE = 4096
 _AS_IT_IS = 'surrogateescape'
 # Files up to so many bytes are read in one go; most are.
 _SMALL = 1 << 20
+# Of images, also of those that are not read: copies of a set are often converted.
+_SUFFIXES = {
+    *(
+        '.jpg',
+        '.jpeg',
+        '.jpe',
+        '.jp2',
+        '.png',
+        '.tif',
+        '.tiff',
+        '.bmp',
+        '.gif',
+        '.webp',
+    ),
+    *('.dcm', '.dicom', '.ima', '.nii', '.hdr', '.img', '.mgz', '.mgh', '.mnc', '.mha'),
+    *('.mhd', '.nrrd', '.npy'),
+}
 # How far below the given folder the right one is looked for.
 _SEARCH_LEVELS = 3
 
@@ -139,13 +156,15 @@ def named(path: str, patterns: Sequence[str]) -> bool:
 
 
 def without_suffix(path: str) -> str:
-    """Gives a path without the suffix of its file; '.nii.gz' is one."""
+    """Gives a path without the suffix of an image; '.nii.gz' is one.
+
+    Other ends of a name are a part of it, as in '1.2.840.7'.
+    """
     whole = PurePosixPath(path)
-    if not whole.name:
-        return path
-    if whole.suffix.casefold() == '.gz':
-        whole = whole.with_suffix('')
-    return str(whole.with_suffix(''))
+    for suffixes in ({'.gz'}, _SUFFIXES):
+        if whole.suffix.casefold() in suffixes:
+            whole = whole.with_suffix('')
+    return str(whole) if whole.name else path
 
 
 def hash_files(

@@ -74,6 +74,15 @@ def test_files_of_two_raw_folders(tmp_path):
         read(tmp_path, 'file,group\nx/1.png,P1\n', files=two[:1])
 
 
+def test_a_dot_in_a_name_begins_no_suffix(tmp_path):
+    uids = ('1.2.840.1', '9.9.840.3', '9.9.840.4')
+    files = [RawFile('own', path, Path('/raw')) for path in uids]
+    text = 'file,group\n1.2.840.7,P1\n9.9.840.3,P2\n9.9.840.4.dcm,P3\n'
+    table = read(tmp_path, text, files=files)
+    assert {i: row.group for i, row in table.rows.items()} == {1: 'P2', 2: 'P3'}
+    assert (table.unmatched, table.silent) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
