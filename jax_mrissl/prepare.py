@@ -64,7 +64,9 @@ _TABLE = flags.DEFINE_string(
     'table',
     '',
     'A CSV file, for sets that have one and where it is not in the raw folder. '
-    'folder: columns file, and any of group, label, target, site.',
+    'folder: columns file, and any of group, label, target, site. Empty cells, NA, '
+    'N/A, NaN, none, null and . mean that nothing is known; a class may be called so '
+    'if --classes names it.',
 )
 _WINDOW = flags.DEFINE_list(
     'window',

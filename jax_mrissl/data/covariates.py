@@ -16,6 +16,7 @@ from jax_mrissl.data.inventory import without_suffix
 from jax_mrissl.data.manifest import Manifest
 from jax_mrissl.data.persons import persons, sessions
 from jax_mrissl.data.prepared import PreparedSet
+from jax_mrissl.data.table import MISSING
 
 # Columns that may say who a row is about; of those that fit equally well the first
 # counts. Case and spaces do not.
@@ -35,7 +36,6 @@ _KEYS = (
     'path',
 )
 _NAMES = {'m/f': 'sex', 'gender': 'sex'}
-_MISSING = {'', 'na', 'n/a', 'nan', 'none', 'null', '.'}
 # By more words than these, a column of text is no category.
 _MOST_LEVELS = 20
 _CLAUSE = re.compile(r'\s*([^<>=!]+?)\s*(>=|<=|==|!=|=|>|<)\s*(.+?)\s*')
@@ -274,7 +274,7 @@ def _columns(
         if name == key:
             continue
         cells = sheet.cells(name)
-        cells = ['' if cell.casefold() in _MISSING else cell for cell in cells]
+        cells = ['' if cell.casefold() in MISSING else cell for cell in cells]
         said = {cells[line] for line in line_of[known]} - {''}
         numbers = {cell: sheet.number(cell) for cell in said}
         odd = {cell for cell, number in numbers.items() if math.isnan(number)}
@@ -282,7 +282,7 @@ def _columns(
             told = [line for line in np.unique(line_of[known]) if cells[line]]
             odd_ones = [line for line in told if cells[line] in odd]
             if len(odd_ones) < len(told) / 2 and name not in _KEYS:
-                missing = ', '.join(sorted(_MISSING - {''}))
+                missing = ', '.join(sorted(MISSING - {''}))
                 raise UserError(
                     f'{sheet.path}, line {sheet.numbers[odd_ones[0]]}: most of the '
                     f'column {name!r} are numbers, and {cells[odd_ones[0]]!r} is none. '

@@ -97,7 +97,9 @@ class Making:
         columns = self.spec.table
         tables = columns.names if columns else ()
         files = [file for file in files if not named(file.path, tables)]
-        table = read_table(path, files, columns) if path and columns else None
+        table = None
+        if path and columns:
+            table = read_table(path, files, columns, self.spec.classes)
         spec = with_classes(self.spec, files, table)
         expect_files_of(self.own.classes, spec, files, table)
         titles = read_titles(spec, self.raw_dirs)

@@ -126,7 +126,7 @@ class TableColumns:
         site: where it was made.
         names: of tables in the raw folder, with * and ?; (): only by --table.
         header: the names of the columns, for a table whose first line is a row.
-        missing: cells that mean nothing, besides empty ones, and NA for a target.
+        missing: cells that mean nothing, besides empty ones, NA, none and the like.
         several: what stands between several labels in a cell; such images are
             unlabelled. '': a cell has one.
     """

@@ -17,7 +17,8 @@ from jax_mrissl.data.inventory import (
 from jax_mrissl.data.spec import DatasetSpec, TableColumns, plain
 
 _FACTS = ('file', 'group', 'label', 'target', 'site')
-_MISSING = {'', 'na', 'n/a', 'nan', 'none', 'null', '.'}
+# Cells, without case, that say that nothing is known.
+MISSING = {'', 'na', 'n/a', 'nan', 'none', 'null', '.'}
 # How far above the raw folder a table is looked for, to say that it is there.
 _LEVELS_ABOVE = 2
 
@@ -99,7 +100,12 @@ def find_table(
     return found[0]
 
 
-def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> Table:
+def read_table(
+    path: Path,
+    files: Sequence[RawFile],
+    columns: TableColumns,
+    classes: Sequence[str] = (),
+) -> Table:
     """Reads a table; its separator is a comma, a semicolon or a tab.
 
     Unless the columns say otherwise, `file` is a path relative to the raw folder, of
@@ -107,6 +113,13 @@ def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> T
     bare name that only one file has; with its suffix, another one or none. Rows of
     files that are not there, or of none, are counted, as are files without a row. A
     row may be there twice if it says the same.
+
+    Args:
+        path: of the table.
+        files: all raw files.
+        columns: which of its columns tell what.
+        classes: that are declared; one of these is a label though it may be called
+            `none`, which otherwise means, as `NA` does, that nothing is known.
 
     Raises:
         UserError: no such file, not UTF-8, no column `file`, a column twice, rows that
@@ -138,7 +151,7 @@ def read_table(path: Path, files: Sequence[RawFile], columns: TableColumns) -> T
                 + (f', with the name of that folder: {example}.' if several else '.')
             )
         unmatched += not found
-        row = _row(cells, columns, f'{path}, line {number}')
+        row = _row(cells, columns, classes, f'{path}, line {number}')
         for index in found:
             earlier = told.setdefault(index, (number, row))
             if repr(earlier[1]) != repr(row):
@@ -225,14 +238,21 @@ def _lines(
     return header, lines
 
 
-def _row(cells: Mapping[str, str], columns: TableColumns, where: str) -> TableRow:
-    known = {f: '' if cell in columns.missing else cell for f, cell in cells.items()}
+def _row(
+    cells: Mapping[str, str], columns: TableColumns, classes: Sequence[str], where: str
+) -> TableRow:
+    known = {
+        fact: cell
+        for fact, cell in cells.items()
+        if cell not in columns.missing
+        and (cell.casefold() not in MISSING or (fact == 'label' and cell in classes))
+    }
     label = known.get('label', '')
     if columns.several and columns.several in label:
         label = ''
     target = known.get('target', '')
     try:
-        number = math.nan if target.casefold() in _MISSING else float(target)
+        number = float(target) if target else math.nan
     except ValueError as error:
         raise UserError(f'{where}: the target {target!r} is no number.') from error
     return TableRow(

@@ -144,6 +144,16 @@ def test_tables_without_header_and_codes_for_missing(tmp_path):
     assert (rows[0].label, rows[2].label) == ('n01', '')
 
 
+def test_words_for_missing_are_no_class_person_or_place(tmp_path):
+    text = 'file,group,label,site\na/1.png,NA,none,n/a\nb/2.png,null,well,.\n'
+    table = read(tmp_path, text)
+    assert table.labels() == ('well',)
+    assert [(row.group, row.site) for row in table.rows.values()] == [('', '')] * 2
+    path = tmp_path / 'facts.csv'
+    table = read_table(path, FILES, OWN, classes=('well', 'none'))
+    assert table.labels() == ('none', 'well') and table.rows[0].group == ''
+
+
 def test_several_labels_in_a_cell_are_none(tmp_path):
     columns = TableColumns(label=('Finding Labels',), several='|')
     text = 'file,Finding Labels\n1.png,Mass\nb/2.png,Mass|Nodule\n'

@@ -19,7 +19,8 @@ mean:
   --classes=benign,malignant   folders of these names, at any depth, are the classes
   --group='(sub-\\d+)'          the subject is this part of the path; or --group=2: the
                                second folder level; else PatientID, or each image
-  --table=facts.csv            columns file, and any of group, label, target, site""",
+  --table=facts.csv            columns file, and any of group, label, target, site;
+                               NA, none, null, nan and . mean that it is not known""",
     subject=HeaderSubject(),
     # Arbitrary units of MRI ask for percentiles; these have a proposed view.
     intensity=Intensity(windowed=('CR', 'DX', 'MG')),
