@@ -69,10 +69,13 @@ def with_subjects(
     return items, told, gap
 
 
-def by_path(rule: PathPattern | FolderLevel, item: Item, raw: RawFile) -> Item:
-    """Reads the subject from the path; rejects an image whose path has none."""
+def by_path(
+    rule: PathPattern | FolderLevel, item: Item, raw: RawFile, table: Table | None
+) -> Item:
+    """Reads the subject from the path; rejects an image that has none, nor a row's."""
     subject = rule.find(raw.path)
-    if subject is None and not item.reason:
+    row = table.rows.get(item.file) if table else None
+    if subject is None and not item.reason and not (row and row.group):
         # Without its subject an image fits no fold.
         return dataclasses.replace(item, reason='no subject in its path')
     return dataclasses.replace(item, subject=subject or '')

@@ -78,7 +78,7 @@ def make_plan(
     """
     items = _described(spec, files, facts, key, table)
     if isinstance(spec.subject, PathPattern | FolderLevel):
-        items = [by_path(spec.subject, item, files[item.file]) for item in items]
+        items = [by_path(spec.subject, item, files[item.file], table) for item in items]
     items = drop_duplicates(items, files)
     if spec.drop_twins:
         items = drop_twins(items, files, spool)

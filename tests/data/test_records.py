@@ -429,6 +429,19 @@ def test_table_gives_labels_groups_and_targets(tmp_path):
     assert sorted(float(row['target']) for row in found) == [i + 0.5 for i in range(12)]
 
 
+def test_a_subject_of_the_table_need_not_be_in_the_path(tmp_path):
+    for seed, name in enumerate(('sub-01_a', 'sub-01_b', 'scan7', 'scan8', 'scan9')):
+        path = tmp_path / 'raw' / f'{name}.png'
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(draw(seed)).save(path)
+    (tmp_path / 'facts.csv').write_text('file,group\nscan7,P2\nscan8,P2\nscan9,\n')
+    subject = PathPattern(r'(sub-\d+)')
+    own = OwnFolder('mine', subject=subject, table=tmp_path / 'facts.csv')
+    counts = prepare(tmp_path / 'raw', tmp_path / 'data', own=own).card['counts']
+    assert (counts['images'], counts['groups']) == (4, 2)
+    assert counts['rejected'] == {'no subject in its path': 1}
+
+
 def test_folder_level_and_pixels_as_groups(tmp_path):
     raw = write_set(tmp_path / 'raw')
     by_level = OwnFolder(name='mine', subject=FolderLevel(2))
