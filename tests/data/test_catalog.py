@@ -194,6 +194,18 @@ def test_brain_mri_masked(tmp_path):
     assert {1.0, 2.0} <= set(data.position)
 
 
+def test_ct_of_volumes(tmp_path):
+    raw = tmp_path / 'raw'
+    for case in ('case_00000', 'case_00001'):
+        for name in ('imaging', 'late', 'segmentation', 'aggregated_AND_seg'):
+            volume(raw / case / f'{name}.nii.gz')
+    volume(raw / 'volume-0.nii')
+    volume(raw / 'segmentation-0.nii')
+    prepared, _ = prepare('ct', raw, tmp_path)
+    counts = prepared.card['counts']
+    assert (counts['files'], counts['images'], counts['groups']) == (5, 15, 3)
+
+
 @pytest.mark.parametrize(
     'name', [n for n, declared in catalog.DATASETS.items() if not declared.simulated]
 )
