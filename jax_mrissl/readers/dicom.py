@@ -40,8 +40,9 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
     images come as RGB pictures.
 
     Raises:
-        UnreadableFile: 'DICOM object without pixels', 'unsupported compression',
-            'Siemens mosaic', 'image too large', 'truncated' or 'damaged'.
+        UnreadableFile: 'DICOM object without pixels', 'DICOM segmentation',
+            'unsupported compression', 'Siemens mosaic', 'image too large', 'truncated'
+            or 'damaged'.
     """
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -64,6 +65,8 @@ def _header(path: Path) -> pydicom.Dataset:
     kinds = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData')
     if not any(kind in header for kind in kinds):
         raise UnreadableFile(path, 'DICOM object without pixels')
+    if header.get('Modality') == 'SEG':  # its pixels are numbers of organs
+        raise UnreadableFile(path, 'DICOM segmentation')
     if 'TransferSyntaxUID' not in header.file_meta:  # a file without its preamble
         implicit, little = header.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian
