@@ -47,7 +47,10 @@ _OVERWRITE = flags.DEFINE_bool(
     'overwrite', False, 'Replace an earlier set that was prepared otherwise.'
 )
 _KEEP_PRIVATE = flags.DEFINE_bool(
-    'keep_private', True, 'Write private/, which tells raw files and patients.'
+    'keep_private',
+    True,
+    'Write private/, which tells raw files and patients. --nokeep_private also removes '
+    'it from a set that is prepared already.',
 )
 _NAME = flags.DEFINE_string('name', '', 'folder: the name of the prepared dataset.')
 _CLASSES = flags.DEFINE_list(
@@ -135,8 +138,8 @@ def _summary(prepared) -> str:
     card, folder = prepared.card, prepared.folder
     if prepared.was_there:
         return (
-            f'{folder} is already prepared, from these files and with these options: '
-            'nothing to do.'
+            f'{folder} is already prepared, from these files and with these options. '
+            + (prepared.note or 'There is nothing to do.')
         )
     counts = card['counts']
     lines = [

@@ -46,12 +46,14 @@ class Prepared:
     Attributes:
         folder: the prepared dataset.
         card: its card.
-        was_there: it had been prepared before, and nothing was done.
+        was_there: it had been prepared before, and no record was written.
+        note: what was done or is missing then; '': nothing.
     """
 
     folder: Path
     card: dict[str, Any]
     was_there: bool
+    note: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +208,19 @@ class Making:
         if was.get('format') in records.READABLE:
             asked = options | {'format': was['format']}
         if was == asked and card.get('raw_digest') == raw:
-            return Prepared(self._folder, card, was_there=True)
+            private = self._folder / 'private'
+            note = ''
+            if self.keep_private and not private.is_dir():
+                if self.overwrite:
+                    return None
+                note = (
+                    'It has no private/, which would tell raw files and patients: '
+                    '--overwrite makes it again, with it.'
+                )
+            elif not self.keep_private and private.is_dir():
+                shutil.rmtree(private)
+                note = 'Its private/ was removed.'
+            return Prepared(self._folder, card, was_there=True, note=note)
         if self.overwrite:
             return None
         differences = [] if card.get('raw_digest') == raw else ['other raw files']

@@ -49,8 +49,9 @@ def prepare_dataset(
             of their values, so that their window can vary in training; gray sets.
         version: of the prepared dataset; '': as the catalog says.
         workers: processes; 0: one for each CPU.
-        overwrite: replace an earlier set that differs.
-        keep_private: write private/, which alone tells files and patients.
+        overwrite: replace an earlier set that differs, or has no private/ and should.
+        keep_private: write private/, which alone tells files and patients; False also
+            removes that of an earlier set.
         own: what is said of the files of 'folder'; a table, of other sets, too.
         windows: of CT, by name: one, or three as channels; (): as the catalog says.
         wait: for another process that prepares the same set; False: refuse.

@@ -405,11 +405,20 @@ def test_nothing_but_private_tells_a_patient(tmp_path, dicom):
     assert (private / 'manifest.parquet').stat().st_mode & 0o777 == 0o600
 
 
-def test_private_may_be_left_out(tmp_path):
-    prepared = prepare(
-        write_set(tmp_path / 'raw'), tmp_path / 'data', keep_private=False
-    )
-    assert not (prepared.folder / 'private').exists()
+def test_private_may_be_left_out_or_removed(tmp_path):
+    raw, data = write_set(tmp_path / 'raw'), tmp_path / 'data'
+    prepared = prepare(raw, data, keep_private=False)
+    private = prepared.folder / 'private'
+    assert not private.exists()
+    assert prepare(raw, data, keep_private=False).note == ''
+    again = prepare(raw, data)
+    assert again.was_there and 'no private/' in again.note and not private.exists()
+    again = prepare(raw, data, overwrite=True)
+    assert not again.was_there and private.exists()
+    assert again.card['fingerprint'] == prepared.card['fingerprint']
+    assert prepare(raw, data).note == ''
+    again = prepare(raw, data, keep_private=False)
+    assert again.was_there and 'removed' in again.note and not private.exists()
 
 
 def test_table_gives_labels_groups_and_targets(tmp_path):
