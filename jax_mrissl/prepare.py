@@ -25,7 +25,10 @@ from jax_mrissl.data.catalog import DATASETS, find
 
 _DATASET = flags.DEFINE_string('dataset', None, f'One of {", ".join(DATASETS)}.')
 _RAW_DIR = flags.DEFINE_multi_string(
-    'raw_dir', [], 'A folder of raw files; several to be merged.'
+    'raw_dir',
+    [],
+    'A folder of raw files; several to be merged, which are called "folder 1" and so '
+    'on, in the order of their names: these stay in private/.',
 )
 _DATA_DIR = flags.DEFINE_string('data_dir', None, 'Where prepared datasets go.')
 _CANVAS = flags.DEFINE_integer(

@@ -70,10 +70,8 @@ def make_card(
             'files': len(files),
             'splits': {s: _count(spec, plan.kept(s)) for s in plan.splits},
             'sources': {
-                source: _count(
-                    spec, [i for i in kept if files[i.file].source == source]
-                )
-                for source in sorted({file.source for file in files})
+                part: _count(spec, [i for i in kept if files[i.file].part == part])
+                for part in sorted({file.part for file in files})
             },
             'duplicates': rejected.pop(DUPLICATE, 0),
             'rejected': dict(sorted(rejected.items())),
@@ -148,7 +146,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     parts = {'all': counts}
     parts |= {f'split {name}': part for name, part in counts['splits'].items()}
     if len(counts['sources']) > 1:
-        parts |= {f'source {name}': part for name, part in counts['sources'].items()}
+        parts |= counts['sources']
     for name, part in parts.items():
         by_class = [part['classes'].get(c, 0) for c in [*card['classes'], 'unlabelled']]
         cells = [part['images'], part['groups'], *by_class]

@@ -48,11 +48,14 @@ class RawFile:
         source: which raw folder it is from.
         path: relative to that folder, with '/'.
         folder: that folder, from the root.
+        part: what the folder is called outside private/: as the set, or of several by
+            its number, since its own name may be a patient's.
     """
 
     source: str
     path: str
     folder: Path
+    part: str = ''
 
     @property
     def file(self) -> Path:
@@ -70,11 +73,14 @@ def list_files(
     """
     out = {path.resolve() for path in leave_out}
     files = []
-    for source, folder in zip(_source_names(spec, raw_dirs), raw_dirs, strict=True):
+    sources = _source_names(spec, raw_dirs)
+    for source, folder in zip(sources, raw_dirs, strict=True):
+        number = sorted(sources).index(source) + 1
+        part = f'folder {number}' if len(sources) > 1 else source
         check_folder(spec, folder)
         whole = folder.resolve()
         found = [
-            RawFile(source, name, whole)
+            RawFile(source, name, whole, part)
             for name in walk(folder)
             if not named(name, spec.beside)
         ]

@@ -54,7 +54,7 @@ class Item:
             group=self.group,
             position=self.position,
             site=self.site,
-            source=raw.source,
+            source=raw.part,
             file_id=self.file_id,
             pixel_sha256=self.facts.pixel_sha256,
             spool=str(spool.path_of(self.file)) if spool else '',

@@ -36,12 +36,12 @@ def choose_examples(
     Parts are the raw folders of a merged set, else the splits; where that makes too
     many rows, splits are put together.
     """
-    merged = len({file.source for file in files}) > 1
+    merged = len({file.part for file in files}) > 1
     kept = {split: plan.kept(split) for split in plan.splits}
     members: dict[tuple[str, int], list[Place]] = {}
     for split, items in kept.items():
         for index, item in enumerate(items):
-            part = files[item.file].source if merged else split
+            part = files[item.file].part if merged else split
             members.setdefault((part, item.label), []).append((split, index))
     if len(members) > _ROWS and not merged:
         joined: dict[tuple[str, int], list[Place]] = {}

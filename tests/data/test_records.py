@@ -405,6 +405,26 @@ def test_nothing_but_private_tells_a_patient(tmp_path, dicom):
     assert (private / 'manifest.parquet').stat().st_mode & 0o777 == 0o600
 
 
+def test_of_several_raw_folders_no_name_is_told(tmp_path):
+    raws = [tmp_path / f'{PATIENT}{c}' for c in 'BA']
+    for seed, raw in enumerate(raws):
+        raw.mkdir()
+        Image.fromarray(draw(seed)).save(raw / '1.png')
+    prepared = prepare(raws, tmp_path / 'data', own=OwnFolder(name='mine'))
+    found = {
+        row['pixel_sha256'].decode(): row for row in rows(prepared.folder, 'train')
+    }
+    told = [found[pixel_sha256(draw(seed))]['source'] for seed in (0, 1)]
+    assert told == [b'folder 2', b'folder 1']
+    assert prepared.card['counts']['sources'].keys() == {'folder 1', 'folder 2'}
+    for path in prepared.folder.rglob('*'):
+        if path.is_file() and 'private' not in path.parts:
+            assert PATIENT.encode() not in path.read_bytes(), path
+    manifest = prepared.folder / 'private/manifest.parquet'
+    sources = pyarrow.parquet.read_table(manifest)['source'].to_pylist()
+    assert set(sources) == {raw.name for raw in raws}
+
+
 def test_private_may_be_left_out_or_removed(tmp_path):
     raw, data = write_set(tmp_path / 'raw'), tmp_path / 'data'
     prepared = prepare(raw, data, keep_private=False)
