@@ -68,10 +68,18 @@ def list_files(
 ) -> list[RawFile]:
     """Lists the files of all raw folders, in an order that the disk does not choose.
 
+    Args:
+        spec: the declaration.
+        raw_dirs: the raw folders.
+        leave_out: files, and folders with all that is in them, that are not raw: a
+            table, and where prepared datasets go.
+
     Raises:
-        UserError: a folder is missing, empty or not the one that the dataset expects.
+        UserError: a folder is missing, empty, left out or not the one that the dataset
+            expects.
     """
-    out = {path.resolve() for path in leave_out}
+    out = frozenset(path.resolve() for path in leave_out)
+    no_images = {path for path in out if not path.is_dir()}
     files = []
     sources = _source_names(spec, raw_dirs)
     for source, folder in zip(sources, raw_dirs, strict=True):
@@ -79,13 +87,18 @@ def list_files(
         part = f'folder {number}' if len(sources) > 1 else source
         check_folder(spec, folder)
         whole = folder.resolve()
+        if whole in out:
+            raise UserError(
+                f'The raw folder {folder} is where prepared datasets go, too, which '
+                'would be read as raw files. Use another --data_dir.'
+            )
         found = [
             RawFile(source, name, whole, part)
-            for name in walk(folder)
+            for name in walk(folder, seen=out)
             if not named(name, spec.beside)
         ]
-        if out:
-            found = [raw for raw in found if raw.file.resolve() not in out]
+        if no_images:
+            found = [raw for raw in found if raw.file.resolve() not in no_images]
         if not found:
             raise UserError(f'There are no files in {folder}.\n{wanted(spec)}')
         files.extend(found)
@@ -247,7 +260,10 @@ def _source_names(spec: DatasetSpec, raw_dirs: Sequence[Path]) -> list[str]:
 def walk(
     folder: Path, above: str = '', seen: frozenset[Path] = frozenset()
 ) -> Iterator[str]:
-    """Yields the paths of all files below; follows links, but not round in circles."""
+    """Yields the paths of all files below, but not in folders that were `seen`.
+
+    Follows links, and not round in circles.
+    """
     seen |= {folder.resolve()}
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)

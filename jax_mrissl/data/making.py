@@ -94,7 +94,11 @@ class Making:
         """
         self._recover()
         given = self.own.table
-        files = list_files(self.spec, self.raw_dirs, leave_out=[given] if given else [])
+        files = list_files(
+            self.spec,
+            self.raw_dirs,
+            leave_out=[self.home.parent, *([given] if given else [])],
+        )
         path = given or find_table(self.spec, self.raw_dirs, files)
         columns = self.spec.table
         tables = columns.names if columns else ()

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import hashlib
 import json
 import math
@@ -423,6 +424,16 @@ def test_of_several_raw_folders_no_name_is_told(tmp_path):
     manifest = prepared.folder / 'private/manifest.parquet'
     sources = pyarrow.parquet.read_table(manifest)['source'].to_pylist()
     assert set(sources) == {raw.name for raw in raws}
+
+
+def test_prepared_sets_within_the_raw_folder_are_not_read(tmp_path):
+    raw = write_set(tmp_path / 'raw')
+    first = prepare(raw, raw / 'data')
+    assert prepare(raw, raw / 'data').was_there
+    other = prepare(raw, raw / 'data', own=dataclasses.replace(OWN, name='other'))
+    assert other.card['counts']['files'] == first.card['counts']['files'] == 12
+    with pytest.raises(UserError, match='Use another --data_dir'):
+        prepare(raw, raw)
 
 
 def test_private_may_be_left_out_or_removed(tmp_path):
