@@ -1,8 +1,10 @@
 """Reads any raw file: the reader is chosen by content, not by suffix."""
 
+import contextlib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jax_mrissl.core.errors import UnreadableFile
 from jax_mrissl.readers.slice import Reader, Slice
@@ -40,13 +42,30 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
 
     Raises:
         UnreadableFile: whatever is wrong with the file; no other error.
+        ImportError: a reader, or what it is made with, cannot be loaded, which is no
+            fault of the file.
     """
-    try:
-        for image in _reader(_kind(path))(path, frame):
+    with _faults_of(path):
+        start = _start_of(path)
+        kind = _kind(start)
+    if not kind:
+        nifti = _module('NIfTI')
+        with _faults_of(path):
+            kind = _rarer_kind(path, start, nifti)
+    reader: Reader = _module(kind).read
+    with _faults_of(path):
+        for image in reader(path, frame):
             shape = image.pixels.shape
             if not (image.pixels.size and (len(shape) == 2 or shape[2:] == (3,))):
                 raise UnreadableFile(path, 'damaged', f'an image of shape {shape}')
             yield image
+
+
+@contextlib.contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
+    """Makes an UnreadableFile of whatever goes wrong with a file."""
+    try:
+        yield
     except UnreadableFile:
         raise
     except PermissionError as error:
@@ -62,19 +81,22 @@ def read(path: Path, frame: int | None = None) -> Iterator[Slice]:
         raise UnreadableFile(path, 'damaged', repr(error)) from error
 
 
-def _reader(kind: str) -> Reader:
-    module = importlib.import_module(f'jax_mrissl.readers.{KINDS[kind]}')
-    reader: Reader = module.read
-    return reader
+def _module(kind: str) -> Any:
+    return importlib.import_module(f'jax_mrissl.readers.{KINDS[kind]}')
 
 
-def _kind(path: Path) -> str:
+def _start_of(path: Path) -> bytes:
     if not path.is_file():  # a pipe or a device would block for ever
         raise UnreadableFile(path, 'not a file')
     with open(path, 'rb') as file:
         start = file.read(_START)
     if not start:
         raise UnreadableFile(path, 'empty file')
+    return start
+
+
+def _kind(start: bytes) -> str:
+    """Gives the kind that the first bytes tell beyond doubt; else ''."""
     if start.startswith(b'\xff\xd8\xff'):
         return 'JPEG'
     if start.startswith(b'\x89PNG\r\n\x1a\n'):
@@ -82,10 +104,11 @@ def _kind(path: Path) -> str:
     # Before TIFF: a DICOM file's preamble may make it a TIFF file as well.
     if start[128:132] == b'DICM':
         return 'DICOM'
-    if start.startswith(_TIFF):
-        return 'TIFF'
-    from jax_mrissl.readers import nifti  # what is left may need it
+    return 'TIFF' if start.startswith(_TIFF) else ''
 
+
+def _rarer_kind(path: Path, start: bytes, nifti: Any) -> str:
+    """Gives the kind of any other file, told by the module that reads NIfTI too."""
     if nifti.header_of(path):
         raise UnreadableFile(path, nifti.PAIR)
     # Without its preamble a DICOM file begins with an element of group 2 or 8.

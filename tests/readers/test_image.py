@@ -8,6 +8,7 @@ from PIL import Image
 
 from jax_mrissl.core.errors import UnreadableFile
 from jax_mrissl.readers import image
+from jax_mrissl.readers import read as reading
 from jax_mrissl.readers.read import read
 from jax_mrissl.readers.slice import pixel_sha256
 from jax_mrissl.report.png import encode_png
@@ -161,3 +162,10 @@ def test_shrinking_averages_instead_of_picking():
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
     # Picked pixels would be 0 or 255; a filter gives the mean, apart from the edges.
     assert abs(image.resize(stripes, 8, 8)[2:-2, 2:-2].astype(int) - 127).max() <= 2
+
+
+def test_a_reader_that_cannot_be_loaded_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    (tmp_path / 'a.png').write_bytes(b'\x89PNG\r\n\x1a\n')
+    monkeypatch.setitem(reading.KINDS, 'PNG', 'no_such_module')
+    with pytest.raises(ImportError, match='no_such_module'):
+        list(read(tmp_path / 'a.png'))
