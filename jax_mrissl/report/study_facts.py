@@ -1,7 +1,7 @@
 """What a study's tables and page say, as plain facts."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jax_mrissl.core.results import Estimate, Unit
 
@@ -74,6 +74,9 @@ class SettingFacts:
         baselines: a name and the headline by unit, of what has no network.
         published: by method and chain, the student report's log loss; '': untrained.
             Empty where it asked something else.
+        leaky: whether images of one subject are in training and in test.
+        shuffled: whether it is the control of shuffled labels.
+        warnings: what a reader of its folds must know.
     """
 
     target: str
@@ -86,6 +89,16 @@ class SettingFacts:
     arms: tuple[StudyArm, ...]
     baselines: tuple[tuple[str, Mapping[Unit, Estimate]], ...]
     published: Mapping[tuple[str, str], float]
+    leaky: bool = False
+    shuffled: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> str:
+        """What must stand beside its name wherever its numbers are shown."""
+        return (
+            f'{", LEAKY" if self.leaky else ""}{", CONTROL" if self.shuffled else ""}'
+        )
 
     @property
     def modes(self) -> list[str]:
@@ -128,6 +141,18 @@ class StudyFacts:
     failures: tuple[tuple[str, str], ...]
     provenance: tuple[tuple[str, str], ...]
     command: str
+
+
+def warnings_of(settings: Sequence[SettingFacts]) -> list[str]:
+    """Gives the warnings of settings, each once, with the settings that have it."""
+    found: dict[str, list[str]] = {}
+    for setting in settings:
+        for warning in setting.warnings:
+            found.setdefault(warning, []).append(setting.target)
+    return [
+        f'{", ".join(dict.fromkeys(targets))}: {text}'
+        for text, targets in found.items()
+    ]
 
 
 def words_of(chain: str) -> str:

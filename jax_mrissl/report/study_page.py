@@ -9,7 +9,12 @@ from markupsafe import Markup
 from jax_mrissl.report.pages import render
 from jax_mrissl.report.plots import ForestRow, Series, forest_plot, line_plot
 from jax_mrissl.report.run_facts import duration_words, metric_words
-from jax_mrissl.report.study_facts import SettingFacts, StudyArm, StudyFacts
+from jax_mrissl.report.study_facts import (
+    SettingFacts,
+    StudyArm,
+    StudyFacts,
+    warnings_of,
+)
 from jax_mrissl.report.study_table import Matrix, Transfer, matrices
 from jax_mrissl.report.table import estimate_text
 
@@ -27,6 +32,7 @@ def study_page(facts: StudyFacts) -> str:
     return render(
         'study.html',
         facts=facts,
+        alarms=warnings_of([s for s in facts.settings if s.marks]),
         tables=[_table(facts, matrix) for matrix in matrices(facts)],
         differences=_differences(facts),
         curves=[*_label_curves(facts), *_share_curves(facts)],
@@ -62,7 +68,8 @@ def _differences(facts: StudyFacts) -> list[_Figure]:
             plot = forest_plot(
                 rows,
                 name=f'differences-{number}-{mode}',
-                title=f'{setting.target}, {mode}: pretrained minus untrained',
+                title=f'{setting.target}, {mode}: pretrained minus untrained'
+                f'{setting.marks}',
                 measure=measure,
                 reference=(0.0, 'no difference'),
                 simulated=facts.simulated,
@@ -70,9 +77,10 @@ def _differences(facts: StudyFacts) -> list[_Figure]:
             found.append(
                 _Figure(
                     plot,
-                    f'{setting.target}{_labels(setting)}, {mode}: {measure}, by '
-                    'subject, with 95 % intervals that are not corrected for the '
-                    'number of comparisons. Left of the line: pretraining helped.',
+                    f'{setting.target}{_labels(setting)}{setting.marks}, {mode}: '
+                    f'{measure}, by subject, with 95 % intervals that are not '
+                    'corrected for the number of comparisons. Left of the line: '
+                    'pretraining helped.',
                 )
             )
     return found
@@ -103,7 +111,7 @@ def _label_curves(facts: StudyFacts) -> list[_Figure]:
             figure = _curve(
                 lines,
                 name=f'labels-{target}-{mode}',
-                title=f'{target}, {mode}: how many labels it takes',
+                title=f'{target}, {mode}: how many labels it takes{own[0].marks}',
                 x_label='share of the training subjects, %',
                 setting=own[0],
                 facts=facts,
@@ -129,7 +137,7 @@ def _share_curves(facts: StudyFacts) -> list[_Figure]:
                 lines,
                 name=f'images-{setting.target}-{setting.label_fraction:g}-{mode}',
                 title=f'{setting.target}{_labels(setting)}, {mode}: how many images '
-                'of pretraining it takes',
+                f'of pretraining it takes{setting.marks}',
                 x_label='share of the subjects of pretraining, %',
                 setting=setting,
                 facts=facts,
@@ -179,7 +187,7 @@ def _arm_rows(setting: SettingFacts) -> Sequence[dict[str, str]]:
         spread = f'{arm.spread[0]:.3f} to {arm.spread[1]:.3f}' if arm.spread else '–'
         rows.append(
             {
-                'target': f'{setting.target}{_labels(setting)}',
+                'target': f'{setting.target}{_labels(setting)}{setting.marks}',
                 'name': arm.name,
                 'mode': arm.mode,
                 'number': arm.failure or number,

@@ -42,6 +42,8 @@ _COLUMNS = (
     'collapsed',
     'seconds',
     'simulated',
+    'leaky',
+    'shuffled_labels',
 )
 # Of LaTeX, what means something else in text.
 _LATEX = {
@@ -83,7 +85,7 @@ class Matrix:
         count = setting.subjects if self._unit == 'subject' else setting.slices
         return (
             f'{metric_words(setting.headline)} by {self._unit}, {self._mode}: '
-            f'{setting.title}{labels} (n = {count}){simulated}'
+            f'{setting.title}{labels} (n = {count}){simulated}{setting.marks}'
         )
 
     @property
@@ -152,9 +154,10 @@ class Transfer:
     def title(self) -> str:
         """Says what the cells are."""
         labels, simulated = _labels(self._settings[0]), _simulated(self._facts)
+        marks = ''.join(dict.fromkeys(one.marks for one in self._settings))
         return (
             f'Transfer, {self._mode}: pretrained minus untrained, by subject{labels}; '
-            f'below 0 pretraining helped{simulated}'
+            f'below 0 pretraining helped{simulated}{marks}'
         )
 
     @property
@@ -162,6 +165,7 @@ class Transfer:
         """The columns."""
         asked = [
             f'{setting.target} ({setting.dataset}), {metric_words(setting.headline)}'
+            f'{setting.marks}'
             for setting in self._settings
         ]
         return ['pretrained', *asked]
@@ -280,6 +284,7 @@ def study_csv(facts: StudyFacts) -> str:
             about += [arm.method, arm.chain, arm.share, arm.mode, arm.seeds]
             end = [arm.failure, arm.seen, int(arm.collapsed)]
             end += [_blank(arm.seconds), int(facts.simulated)]
+            end += [int(setting.leaky), int(setting.shuffled)]
             # An arm that is no result has no numbers here either.
             found = {} if arm.failure else arm.estimates
             for (unit, metric), estimate in found.items():
@@ -329,7 +334,7 @@ def _baseline(
 ) -> str:
     simulated = f' ({SIMULATED})' if facts.simulated else ''
     text = estimate_text(found['subject'])
-    return f'{setting.target}, {name}: {text} by subject{simulated}'
+    return f'{setting.target}, {name}: {text} by subject{simulated}{setting.marks}'
 
 
 def _failed(facts: StudyFacts) -> list[str]:

@@ -47,7 +47,7 @@ TUNED = 'tuned'
 # In an experiment's folder, and the study's: what the files beside it were made of.
 _WRITTEN = 'written.json'
 # Raised by hand when tables or pages would be written in another way.
-_WRITING_VERSION = 1
+_WRITING_VERSION = 2
 _LOOK_AGAIN_S = 1.0
 
 

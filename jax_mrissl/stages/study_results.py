@@ -10,7 +10,12 @@ from jax_mrissl.core.results import SIMULATED, Estimate, Unit
 from jax_mrissl.core.run_dir import write_atomically, write_json
 from jax_mrissl.metrics.bootstrap import Bootstrap, difference, holm
 from jax_mrissl.report.run_facts import LOWER_IS_BETTER, metric_words
-from jax_mrissl.report.study_facts import SettingFacts, StudyArm, StudyFacts
+from jax_mrissl.report.study_facts import (
+    SettingFacts,
+    StudyArm,
+    StudyFacts,
+    warnings_of,
+)
 from jax_mrissl.report.study_page import study_page
 from jax_mrissl.report.study_table import (
     study_csv,
@@ -247,6 +252,9 @@ def _setting(
         arms=tuple(arms),
         baselines=tuple(by_name.items()),
         published=PUBLISHED if asked == _PUBLISHED_TASK else {},
+        leaky=first.data.is_leaky,
+        shuffled=plan.shuffle_labels,
+        warnings=first.data.warnings,
     )
 
 
@@ -378,6 +386,7 @@ def _findings(setting: SettingFacts, simulated: bool) -> list[str]:
     about = f'{setting.target}, {100 * setting.label_fraction:g} % of the labels'
     if simulated:
         about += f' ({SIMULATED})'
+    about += setting.marks
     sentences = []
     for arm in compared:
         assert arm.difference
@@ -417,6 +426,7 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
             within=' (within their class, where there are classes)',
         )
         notes.append(_seed_words(content.grid))
+    notes += warnings_of(settings)
     notes += content.notes
     if any(arm.failure for setting in settings for arm in setting.arms):
         notes.append(

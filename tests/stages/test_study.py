@@ -198,6 +198,30 @@ def test_sets_and_kinds_of_tasks_stand_beside_each_other_in_one_matrix(
     assert {row['dataset'] for row in rows} == {'smoke', 'second'}
 
 
+@pytest.mark.parametrize(
+    ('field', 'value', 'word'),
+    [('division', 'image', 'LEAKY'), ('shuffle_labels', True, 'CONTROL')],
+)
+def test_what_is_no_result_is_marked_in_every_file(
+    cohort, tmp_path, field, value, word
+):
+    config = small(cohort, final_modes=(), methods=(), chains=())
+    config.finetune[field] = value
+    run_study(config, tmp_path)
+    for name in ('study.txt', 'study.md', 'study.tex', 'report/index.html'):
+        text = ' '.join((tmp_path / name).read_text().split())
+        # In the table's title, and but for LaTeX's tables in a note that explains it.
+        assert f', {word}' in text, name
+        assert f'{word}: ' in text or name == 'study.tex', name
+    facts = json.loads((tmp_path / 'study.json').read_text())
+    [setting] = facts['settings']
+    assert [setting['leaky'], setting['shuffled']] == [word == 'LEAKY', word != 'LEAKY']
+    assert any(word in note for note in facts['notes'])
+    rows = list(csv.DictReader((tmp_path / 'study.csv').open()))
+    found = {(row['leaky'], row['shuffled_labels']) for row in rows}
+    assert found == {('1', '0') if word == 'LEAKY' else ('0', '1')}
+
+
 def test_a_study_that_cannot_run_at_all_says_why(tmp_path):
     config = small(tmp_path)
     config.targets.severity3.data.name = 'not_there'
