@@ -11,7 +11,8 @@ class StudyArm:
     """One way to make an encoder, put to the task in one mode; over all seeds.
 
     Attributes:
-        method: of pretraining; '': none.
+        method: of pretraining; '': none; 'init_from': none but the weights that the
+            config names.
         chain: the domains that it was pretrained on; '': none.
         share: of the subjects of the last of them.
         mode: 'linear', 'knn' or 'full'.
@@ -49,6 +50,8 @@ class StudyArm:
         """What it is, but for the mode."""
         if not self.method:
             return 'untrained'
+        if not self.chain:
+            return self.method
         part = '' if self.share == 1 else f', {100 * self.share:g} % of the subjects'
         return f'{self.method} on {words_of(self.chain)}{part}'
 

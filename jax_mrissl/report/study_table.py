@@ -16,7 +16,6 @@ from jax_mrissl.report.study_facts import (
 from jax_mrissl.report.table import WIDTH, escaped_markdown, estimate_text
 
 _EMPTY = '–'
-_UNTRAINED = 'untrained'
 _COLUMNS = (
     'target',
     'dataset',
@@ -64,7 +63,7 @@ _LATEX = {
 
 
 class Matrix:
-    """One table of a setting: chains down, methods across, the untrained one last.
+    """One table of a setting: chains down, methods across, what began it all last.
 
     Args:
         facts: the study.
@@ -91,13 +90,13 @@ class Matrix:
     @property
     def head(self) -> list[str]:
         """The columns."""
-        return ['pretrained on', *self._facts.methods, _UNTRAINED]
+        return ['pretrained on', *self._facts.methods, *(a.name for a in self._begun)]
 
     @property
     def rows(self) -> list[list[str]]:
         """The cells as texts, rows without any result left out."""
         facts, setting = self._facts, self._setting
-        untrained = setting.arm('', '', 1.0, self._mode)
+        begun = [self._cell(arm, (arm.method, '')) for arm in self._begun]
         rows = []
         for chain in facts.chains:
             for share in facts.shares:
@@ -115,11 +114,16 @@ class Matrix:
                     self._cell(arm, key if share == 1 else None)
                     for arm, key in zip(arms, keys, strict=True)
                 ]
-                rows.append([name, *cells, self._cell(untrained, ('', ''))])
-        if not rows and untrained:
-            blank = [_EMPTY] * len(facts.methods)
-            rows.append([_EMPTY, *blank, self._cell(untrained, ('', ''))])
+                rows.append([name, *cells, *begun])
+        if not rows and begun:
+            rows.append([_EMPTY, *[_EMPTY] * len(facts.methods), *begun])
         return rows
+
+    @property
+    def _begun(self) -> list[StudyArm]:
+        """The arms without pretraining, that of random weights last."""
+        own = [a for a in self._setting.arms if a.mode == self._mode and not a.chain]
+        return own[::-1]
 
     def _cell(self, arm: StudyArm | None, key: tuple[str, str] | None) -> str:
         if arm is None:

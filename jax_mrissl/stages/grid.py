@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.tasks.from_config import MODES, Experiment, read_experiment
+from jax_mrissl.tasks.pooling import UNTRAINED
 
 StudyConfig: TypeAlias = ConfigDict
 Value: TypeAlias = int | float | str | bool
@@ -105,7 +106,11 @@ class Encoder:
         if not self.method:
             return ''
         share = '' if self.fraction == 1 else f' ({100 * self.fraction:g} %)'
-        return f'{self.method} {self.chain}{share}'
+        return f'{self.method} {self.chain}{share}'.strip()
+
+
+# The weights of `config.init_from` as they are. They stand in the untrained one's cell.
+STARTED = Encoder('init_from')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +195,8 @@ def cells(
 ) -> list[Cell]:
     """Gives the experiments of a study, in the order of its tables.
 
-    Each has the untrained encoder beside its own; there is one with it alone, too.
+    Each has the untrained encoder beside its own; there is one with it alone, too, or
+    with it and the weights of `config.init_from`.
 
     Args:
         config: the study's.
@@ -275,7 +281,7 @@ def experiment_of(
     fields: dict[str, Any] = config.to_dict()
     made = {k: v for k, v in fields.items() if k not in _SECTIONS}
     made['seed'] = seed
-    made['name'] = encoder.name or 'untrained'
+    made['name'] = encoder.name or (STARTED.name if made['init_from'] else UNTRAINED)
     made['report'] = {**fields['report'], 'saliency': saliency}
     made['finetune'] = {
         **fields['finetune'],

@@ -25,14 +25,14 @@ from jax_mrissl.report.study_table import (
     transfers,
 )
 from jax_mrissl.report.table import estimate_text, interval_notes
-from jax_mrissl.stages.grid import Cell, Encoder, Grid, Setting
+from jax_mrissl.stages.grid import STARTED, Cell, Encoder, Grid, Setting
 from jax_mrissl.stages.plan import PlannedArm, PlannedExperiment, told_collapses
 from jax_mrissl.stages.store import Store
 from jax_mrissl.tasks.controls import baseline_arms
 from jax_mrissl.tasks.from_config import Json
 from jax_mrissl.tasks.measured import CLASS_PRIOR, UNITS, Measured, measure, prior_rows
 from jax_mrissl.tasks.page import PAGE, versions
-from jax_mrissl.tasks.pooling import UNTRAINED, Arm
+from jax_mrissl.tasks.pooling import Arm
 
 # The student report's log losses by slice, of four classes; design of its split: see
 # docs/decisions.md. The class prior alone has 1.0353.
@@ -281,19 +281,23 @@ def _arms(
         cell, planned = studied.cell, studied.planned
         assert planned
         collapsed = measurer.collapsed(planned)
-        for arm in planned.arms:
-            # The untrained one stands in every cell; its own is the one to count.
-            if (arm.name == UNTRAINED) != (not cell.encoder.method):
+        for arm in sorted(planned.arms, key=lambda arm: arm.origin.is_any):
+            # Random weights stand in every cell; the untrained one's are those to
+            # count, and beside them stand the weights that all started from.
+            encoder = cell.encoder
+            if arm.origin.is_any:
+                encoder = encoder if encoder.method else STARTED
+            elif encoder.method:
                 continue
             measured = measurer.arm(planned, arm)
             if measured is None:
                 continue
-            key = cell.encoder, arm.mode
+            key = encoder, arm.mode
             one = made.setdefault(key, _Made(*key))
             one.found.append(measured.found)
             if measured.training.failed:
                 one.failures.append(f'seed {cell.seed}')
-            if cell.encoder.method:
+            if encoder.method:
                 one.seen = max(one.seen, planned.overlap.subjects)
                 one.collapsed |= collapsed
             one.seconds.append(measurer.seconds(arm))
@@ -426,6 +430,12 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
             within=' (within their class, where there are classes)',
         )
         notes.append(_seed_words(content.grid))
+    if first.outside:
+        notes.append(
+            f'{STARTED.name}: {first.outside.name}, from which all pretraining '
+            'started; whether these weights have seen tested images is not known here. '
+            'The untrained encoder has random ones.'
+        )
     notes += warnings_of(settings)
     notes += content.notes
     if any(arm.failure for setting in settings for arm in setting.arms):

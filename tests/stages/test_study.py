@@ -222,6 +222,34 @@ def test_what_is_no_result_is_marked_in_every_file(
     assert found == {('1', '0') if word == 'LEAKY' else ('0', '1')}
 
 
+def test_random_weights_are_the_reference_beside_those_that_all_started_from(
+    finished, cohort, tmp_path
+):
+    _, workdir, _ = finished
+    config = small(cohort, final_modes=(), methods=(), chains=())
+    [stage] = workdir.glob('stages/pretrain-*')
+    config.init_from = str(stage)
+    text = run_study(config, tmp_path)
+    assert '\ninit_from: ' in text
+    told = {}
+    for folder in (workdir, tmp_path):
+        for row in csv.DictReader((folder / 'study.csv').open()):
+            if (row['mode'], row['metric']) == ('linear', 'log_loss'):
+                told[folder, row['method'], row['unit']] = row
+    for unit in ('subject', 'slice'):
+        before, now = (told[w, '', unit] for w in (workdir, tmp_path))
+        assert now['value'] == before['value'] and now['seeds'] == '1'
+        # What started and is not pretrained further is what was pretrained before.
+        begun, trained = (
+            told[tmp_path, 'init_from', unit],
+            told[workdir, 'barlow', unit],
+        )
+        assert begun['value'] == trained['value'] and begun['seeds'] == '1'
+        assert begun['difference'] == trained['difference']
+    names = (tmp_path / 'experiments/severity3_seed0/results.md').read_text()
+    assert 'init\\_from' in names and 'untrained' in names
+
+
 def test_a_study_that_cannot_run_at_all_says_why(tmp_path):
     config = small(tmp_path)
     config.targets.severity3.data.name = 'not_there'
