@@ -17,6 +17,7 @@ class StudyArm:
         share: of the subjects of the last of them.
         mode: 'linear', 'knn' or 'full'.
         seeds: how many trainings stand behind the numbers.
+        of_seeds: how many should.
         estimates: by unit and metric, the mean over seeds, with the interval of a
             bootstrap over subjects.
         spread: the lowest and the highest headline of a seed; None: one seed.
@@ -35,6 +36,7 @@ class StudyArm:
     share: float
     mode: str
     seeds: int
+    of_seeds: int
     estimates: Mapping[tuple[Unit, str], Estimate]
     spread: tuple[float, float] | None = None
     difference: Estimate | None = None
@@ -58,8 +60,12 @@ class StudyArm:
     @property
     def marks(self) -> str:
         """What must stand behind its number wherever that is shown."""
-        seen = ' (seen)' if self.seen else ''
-        return f'{seen}{" (collapsed)" if self.collapsed else ""}'
+        lacking = self.seeds < self.of_seeds
+        return (
+            f'{f" ({self.seeds} of {self.of_seeds} seeds)" if lacking else ""}'
+            f'{" (seen)" if self.seen else ""}'
+            f'{" (collapsed)" if self.collapsed else ""}'
+        )
 
 
 @dataclasses.dataclass(frozen=True)

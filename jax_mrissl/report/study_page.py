@@ -192,7 +192,7 @@ def _arm_rows(setting: SettingFacts) -> Sequence[dict[str, str]]:
                 'mode': arm.mode,
                 'number': arm.failure or number,
                 'failed': 'yes' if arm.failure else '',
-                'seeds': f'{arm.seeds}',
+                'seeds': f'{arm.seeds} of {arm.of_seeds}',
                 'spread': spread,
                 'difference': estimate_text(arm.difference) if arm.difference else '–',
                 'p': '–' if arm.holm_p is None else f'{arm.holm_p:.2g}',

@@ -43,6 +43,7 @@ _COLUMNS = (
     'simulated',
     'leaky',
     'shuffled_labels',
+    'seeds_asked',
 )
 # Of LaTeX, what means something else in text.
 _LATEX = {
@@ -288,7 +289,7 @@ def study_csv(facts: StudyFacts) -> str:
             about += [arm.method, arm.chain, arm.share, arm.mode, arm.seeds]
             end = [arm.failure, arm.seen, int(arm.collapsed)]
             end += [_blank(arm.seconds), int(facts.simulated)]
-            end += [int(setting.leaky), int(setting.shuffled)]
+            end += [int(setting.leaky), int(setting.shuffled), arm.of_seeds]
             # An arm that is no result has no numbers here either.
             found = {} if arm.failure else arm.estimates
             for (unit, metric), estimate in found.items():

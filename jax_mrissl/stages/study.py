@@ -24,6 +24,7 @@ from jax_mrissl.stages.grid import (
     Cell,
     Encoder,
     Grid,
+    Setting,
     StudyConfig,
     cells,
     read_grid,
@@ -185,6 +186,7 @@ class Study:
             _WRITING_VERSION,
             command,
             content.notes,
+            content.unranked,
             [[cell.cell.folder, cell.made_of, cell.error] for cell in content.cells],
             dataclasses.asdict(self._grid),
         ]
@@ -243,24 +245,29 @@ class Study:
         """Says which encoders are finetuned in more modes."""
         if not self._grid.final_modes:
             return {}
-        chosen = processes.share(
-            lambda: [encoder.name for encoder in self._finalists()]
-        )
+        chosen = processes.share(lambda: [e.name for e in self._ranking()[0]])
+        chosen = chosen[: self._grid.finalists]
         for name in chosen:
             logging.info('Among the best by validation: %s.', name)
         encoders = {cell.encoder.name: cell.encoder for cell in self.cells}
         finalists = [encoders[name] for name in chosen]
         return dict.fromkeys([Encoder(), *finalists], self._grid.final_modes)
 
-    def _finalists(self) -> list[Encoder]:
-        """Chooses who is finetuned in more modes: by validation, never by test."""
+    def _ranking(self) -> tuple[list[Encoder], list[Encoder]]:
+        """Orders the pretrained encoders by validation, never by test.
+
+        Returns: the best first; those that cannot be ranked, since they lack a result
+            that another one has.
+        """
         grid = self._grid
         mode = grid.modes[0]
-        losses: dict[Encoder, list[float]] = {}
+        # By what is asked, with which seed.
+        losses: dict[Encoder, dict[tuple[Setting, int], float]] = {}
         for cell in self.cells:
             if not cell.encoder.method or cell.setting.target != grid.targets[0]:
                 continue
             planned = self._planned[cell.folder]
+            own = losses.setdefault(cell.encoder, {})
             if isinstance(planned, str):
                 continue
             for arm in planned.arms:
@@ -268,10 +275,13 @@ class Study:
                     continue
                 if self._store.is_done(arm.stage):
                     folds = self._store.facts(arm.stage)['folds']
-                    own = losses.setdefault(cell.encoder, [])
-                    own += [fold['validation_loss'] for fold in folds]
-        best = sorted(losses, key=lambda e: sum(losses[e]) / len(losses[e]))
-        return best[: grid.finalists]
+                    own[cell.setting, cell.seed] = sum(
+                        fold['validation_loss'] for fold in folds
+                    ) / len(folds)
+        wanted = {one for own in losses.values() for one in own}
+        whole = [e for e, own in losses.items() if own and own.keys() == wanted]
+        best = sorted(whole, key=lambda e: sum(losses[e].values()))
+        return best, [encoder for encoder in losses if encoder not in whole]
 
     def _made_of(self, planned: PlannedExperiment) -> str:
         return digest(
@@ -306,6 +316,9 @@ class Study:
             grid=self._grid,
             cells=tuple(found),
             command=command,
+            unranked=tuple(e.name for e in self._ranking()[1])
+            if self._grid.final_modes
+            else (),
             notes=tuple(self._tuned.notes()) if self._tuned else (),
         )
 

@@ -85,6 +85,8 @@ class StudyContent:
         grid: its cells, as asked for.
         cells: all, in the order of the tables.
         command: what repeats it; '': not known.
+        unranked: encoders that could not be among the finalists, as results of them
+            are missing.
         notes: what a reader of its tables must know besides.
     """
 
@@ -92,6 +94,7 @@ class StudyContent:
     grid: Grid
     cells: tuple[StudiedCell, ...]
     command: str
+    unranked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -224,7 +227,7 @@ def _setting(
     if not made:
         return None
     headline = 'mae' if first.data.task.kind == 'regression' else 'log_loss'
-    arms = _compared(made, headline)
+    arms = _compared(made, headline, len(content.grid.seeds))
     baselines = [
         (row.arm, row.unit, row.estimates[headline])
         for row in prior_rows(first.data)
@@ -240,7 +243,7 @@ def _setting(
         by_name.setdefault(name, {})[unit] = estimate
     plan = first.experiment.finetune
     asked = (plan.data.name, plan.task)
-    bootstrapped = next(iter(made.values())).found[0]
+    bootstrapped = next(iter(next(iter(made.values())).found.values()))
     return SettingFacts(
         target=setting.target,
         dataset=plan.data.name,
@@ -260,11 +263,11 @@ def _setting(
 
 @dataclasses.dataclass(eq=False)
 class _Made:
-    """An arm over its seeds, before it is compared."""
+    """An arm over its seeds, before it is compared; `found` is by seed."""
 
     encoder: Encoder
     mode: str
-    found: list[Bootstrap] = dataclasses.field(default_factory=list)
+    found: dict[int, Bootstrap] = dataclasses.field(default_factory=dict)
     failures: list[str] = dataclasses.field(default_factory=list)
     seen: int = 0
     collapsed: bool = False
@@ -294,7 +297,7 @@ def _arms(
                 continue
             key = encoder, arm.mode
             one = made.setdefault(key, _Made(*key))
-            one.found.append(measured.found)
+            one.found[cell.seed] = measured.found
             if measured.training.failed:
                 one.failures.append(f'seed {cell.seed}')
             if encoder.method:
@@ -307,19 +310,19 @@ def _arms(
 
 
 def _compared(
-    made: Mapping[tuple[Encoder, str], _Made], headline: str
+    made: Mapping[tuple[Encoder, str], _Made], headline: str, seeds: int
 ) -> list[StudyArm]:
     """Compares each arm with the untrained one of its mode; corrects for all."""
-    means = {key: _mean(one.found) for key, one in made.items()}
+    means = {key: _mean(list(one.found.values())) for key, one in made.items()}
     differences = {}
     for (encoder, mode), one in made.items():
         reference = made.get((Encoder(), mode))
         if not encoder.method or reference is None:
             continue
-        # What is no result is not compared, and what missed a seed is another thing.
+        # What is no result is not compared, and what has other seeds is another thing.
         if one.failures or reference.failures:
             continue
-        if len(one.found) != len(reference.found):
+        if one.found.keys() != reference.found.keys():
             continue
         differences[encoder, mode] = difference(
             means[encoder, mode],
@@ -333,7 +336,7 @@ def _compared(
     arms = []
     for key, one in made.items():
         encoder, mode = key
-        values = [b.values['subject', headline] for b in one.found]
+        values = [b.values['subject', headline] for b in one.found.values()]
         own = differences.get(key)
         arms.append(
             StudyArm(
@@ -342,6 +345,7 @@ def _compared(
                 share=encoder.fraction,
                 mode=mode,
                 seeds=len(one.found),
+                of_seeds=seeds,
                 estimates={
                     place: means[key].estimate(*place) for place in means[key].values
                 },
@@ -443,6 +447,12 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
             'under-trained: training did not end below the class prior, so this is no '
             'result, and it is not compared.'
         )
+    if any(arm.seeds < arm.of_seeds for setting in settings for arm in setting.arms):
+        notes.append(
+            f'(... of {len(content.grid.seeds)} seeds): the others have no result. '
+            'What lacks seeds is compared with the untrained encoder only where that '
+            'has the same ones.'
+        )
     if any(arm.seen for setting in settings for arm in setting.arms):
         notes.append(
             '(seen): pretraining has seen images of tested subjects, which the config '
@@ -459,6 +469,11 @@ def _notes(content: StudyContent, settings: Sequence[SettingFacts]) -> list[str]
             f'{", ".join(content.grid.final_modes)}: of the untrained encoder and of '
             f'the best {content.grid.finalists} pretrained ones by validation loss in '
             f'{content.grid.modes[0]}.'
+        )
+    if content.unranked:
+        notes.append(
+            f'Not among those of whom the best were chosen, since results are missing: '
+            f'{", ".join(content.unranked)}.'
         )
     if any(setting.published for setting in settings):
         notes.append(
@@ -482,8 +497,8 @@ def _seed_words(grid: Grid) -> str:
     if len(grid.seeds) == 1:
         return 'One training seed; the spread over seeds is not in the intervals.'
     return (
-        f'Means over {len(grid.seeds)} training seeds; the spread over them is given '
-        'beside, and is not in the intervals.'
+        f'Means over {len(grid.seeds)} training seeds; the spread over them is in '
+        "study.csv and on the study's page, and not in the intervals."
     )
 
 

@@ -16,6 +16,7 @@ from jax_mrissl.data.preparation import prepare_dataset
 from jax_mrissl.data.spec import PathPattern
 from jax_mrissl.stages import study as runner
 from jax_mrissl.stages.forecast import forecast_text
+from jax_mrissl.stages.store import Store
 from jax_mrissl.stages.study import Study, run_study
 
 
@@ -248,6 +249,61 @@ def test_random_weights_are_the_reference_beside_those_that_all_started_from(
         assert begun['difference'] == trained['difference']
     names = (tmp_path / 'experiments/severity3_seed0/results.md').read_text()
     assert 'init\\_from' in names and 'untrained' in names
+
+
+def test_only_arms_of_the_same_seeds_are_compared(finished, cohort, tmp_path):
+    _, workdir, _ = finished
+    copy = tmp_path / 'study'
+    shutil.copytree(workdir, copy)
+    config = small(cohort, seeds=(0, 1), final_modes=(), finalists=0)
+
+    def arms():
+        facts = json.loads((copy / 'study.json').read_text())
+        return {arm['method']: arm for arm in facts['settings'][0]['arms']}
+
+    text = run_study(config, copy)
+    assert 'of 2 seeds)' not in text and 'is in study.csv' in text
+    assert arms()['barlow']['difference'] and arms()['barlow']['spread']
+    planned = Study(config, copy)
+    for cell, one in zip(planned.cells, planned.planned, strict=True):
+        # As many of each, and not the same.
+        if (cell.encoder.method, cell.seed) not in (('barlow', 1), ('', 0)):
+            continue
+        [arm] = [a for a in one.arms if a.origin.is_any == bool(cell.encoder.method)]
+        folder = Store(copy / 'stages').folder(arm.stage)
+        (folder / 'done.json').unlink()
+        (folder / 'failed.json').write_text('{"error": "the disk was full"}')
+    text = run_study(config, copy)
+    assert {name: arm['seeds'] for name, arm in arms().items()} == {'': 1, 'barlow': 1}
+    assert all(arm['difference'] is None for arm in arms().values())
+    [row] = [line for line in text.splitlines() if line.startswith('brain  ')]
+    assert row.count('(1 of 2 seeds)') == 2
+    page = (copy / 'report/index.html').read_text()
+    assert page.count('>1 of 2<') == 2
+    rows = list(csv.DictReader((copy / 'study.csv').open()))
+    assert {(row['seeds'], row['seeds_asked']) for row in rows} == {('1', '2')}
+
+
+def test_finalists_are_chosen_among_those_that_have_every_result(
+    cohort, tmp_path, monkeypatch
+):
+    config = small(cohort, methods=('barlow', 'simclr'), label_fractions=(0.5, 1.0))
+    planned = Study(config, tmp_path)
+    # Barlow Twins is worse; what is harder for all has failed.
+    losses = {('barlow', 1.0): 0.8, ('simclr', 1.0): 0.7, ('simclr', 0.5): 1.0}
+    for cell, one in zip(planned.cells, planned.planned, strict=True):
+        key = cell.encoder.method, cell.setting.label_fraction
+        if key in losses:
+            told = {'folds': [{'validation_loss': losses[key]}]}
+            Store(tmp_path / 'stages').mark_done(one.arms[0].stage, told)
+    monkeypatch.setattr(runner, 'do_jobs', lambda *_, **__: [])
+    planned.do_stages()
+    assert {
+        cell.encoder.method
+        for cell in planned.cells
+        if 'full' in cell.experiment.finetune.modes
+    } == {'', 'simclr'}
+    assert planned._content('').unranked == ('barlow brain',)
 
 
 def test_a_study_that_cannot_run_at_all_says_why(tmp_path):
