@@ -7,7 +7,7 @@ claimed one by one. What is done is found by its content, whoever did it.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,7 @@ def run_study(
     """
     study = Study(config, workdir, claims=claims, tuned=tuned)
     write_config(workdir, config.to_dict())
-    if retry_failed:
-        processes.share(study.retry_failed)
-    study.do_stages()
+    study.do_stages(retry_failed=retry_failed)
     return processes.share(lambda: study.write(command))
 
 
@@ -150,17 +148,21 @@ class Study:
         """Says why a stage failed; '': it did not."""
         return self._store.failure(job.stage)
 
-    def retry_failed(self) -> None:
-        """Forgets what failed, so that it is tried again."""
-        for job in self.jobs:
-            self._store.retry(job.stage)
+    def do_stages(self, *, retry_failed: bool = False) -> None:
+        """Does all stages: of every cell, then those of the finalists alone.
 
-    def do_stages(self) -> None:
-        """Does all stages: of every cell, then those of the finalists alone."""
+        Args:
+            retry_failed: whether what failed before is tried again, each stage once.
+        """
+        first = {job.stage.address for job in self.jobs}
+        if retry_failed:
+            self._forget_failures(but=set())
         do_jobs(self.jobs, self._store, go_on=True, claims=self._claims)
         extra = self._final_modes()
         if extra:
             self.cells = self._lay_out(extra)
+            if retry_failed:
+                self._forget_failures(but=first)
             do_jobs(self.jobs, self._store, go_on=True, claims=self._claims)
 
     def write(self, command: str = '') -> str:
@@ -196,6 +198,16 @@ class Study:
             lambda: write_study(content, Measurer(self._store), self.results),
         )
         return (self.results / 'study.txt').read_text()
+
+    def _forget_failures(self, *, but: Set[str]) -> None:
+        """Lets stages be tried again, but for those of some addresses."""
+
+        def forget_them() -> None:
+            for job in self.jobs:
+                if job.stage.address not in but:
+                    self._store.retry(job.stage)
+
+        processes.share(forget_them)
 
     def _lay_out(self, extra: Mapping[Encoder, Sequence[str]]) -> list[Cell]:
         found = cells(self._config, self._grid, extra=extra, chosen=self._tuned)

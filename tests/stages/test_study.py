@@ -156,8 +156,7 @@ def test_what_fails_is_listed_and_the_rest_goes_on(cohort, tmp_path, monkeypatch
     assert again.counts() == (4, 2)
     monkeypatch.undo()
     again = Study(config, tmp_path)
-    again.retry_failed()
-    again.do_stages()
+    again.do_stages(retry_failed=True)
     assert again.counts() == (4, 4)
 
 
@@ -304,6 +303,48 @@ def test_finalists_are_chosen_among_those_that_have_every_result(
         if 'full' in cell.experiment.finetune.modes
     } == {'', 'simclr'}
     assert planned._content('').unranked == ('barlow brain',)
+
+
+def test_a_finalists_stage_is_tried_again_once(finished, tmp_path, monkeypatch):
+    config, workdir, _ = finished
+    copy = tmp_path / 'study'
+    shutil.copytree(workdir, copy)
+    [done] = [
+        path
+        for path in copy.glob('stages/finetune-*/done.json')
+        if (told := json.loads((path.parent / 'stage.json').read_text()))['parents']
+        and told['params']['mode'] == 'full'
+    ]
+    facts = done.read_text()
+    done.unlink()
+    failed = done.with_name('failed.json')
+    failed.write_text('{"error": "out of memory"}')
+    tried = []
+    whole = runner.plan_experiment
+
+    def stubbed(*arguments, **others):
+        planned = whole(*arguments, **others)
+        for job in planned.jobs:
+            if job.stage.address.startswith(done.parent.name.partition('-')[2]):
+                object.__setattr__(job, 'run', fails if fails_now else works)
+        return planned
+
+    def fails(folder):
+        tried.append(folder)
+        raise UserError('out of memory, again')
+
+    def works(folder):
+        tried.append(folder)
+        return json.loads(facts)
+
+    monkeypatch.setattr(runner, 'plan_experiment', stubbed)
+    fails_now = True
+    assert 'out of memory' in run_study(config, copy) and not tried
+    text = run_study(config, copy, retry_failed=True)
+    assert len(tried) == 1 and 'out of memory, again' in text
+    fails_now = False
+    assert 'Not done' not in run_study(config, copy, retry_failed=True)
+    assert len(tried) == 2 and not failed.exists()
 
 
 def test_a_study_that_cannot_run_at_all_says_why(tmp_path):
