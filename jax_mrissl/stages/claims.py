@@ -82,10 +82,14 @@ class Claims:
         number = _number(last) + 1 if last else 0
         path = folder / f'claim-{number:06d}'
         try:
-            with open(path, 'x') as file:
-                file.write(f'{json.dumps(_who())}\n{0:0{_DIGITS}d}\n')
+            path.touch(exist_ok=False)
         except FileExistsError:
             return None  # another one was faster
+        try:
+            path.write_text(f'{json.dumps(_who())}\n{0:0{_DIGITS}d}\n')
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         if last is not None and not _is_released(last):
             logging.info('%s: a claim before this one ended without a result.', folder)
         return path
@@ -101,7 +105,7 @@ class Claims:
             if _is_dead(json.loads(content.splitlines()[0])):
                 return False
         now = time.monotonic()
-        before, since = self._seen.get(path, ('', now))
+        before, since = self._seen.get(path, (None, now))
         if content != before:
             self._seen[path] = content, now
             return True

@@ -1,11 +1,13 @@
 """One process at a time works on a stage; a dead one's claim passes on."""
 
+import errno
 import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +115,27 @@ def test_a_number_that_was_given_again_is_no_sign_of_life(tmp_path):
     (tmp_path / 'claim-000000').write_text(f'{json.dumps(about)}\n000000000000\n')
     with Claims().take(tmp_path) as ours:
         assert ours
+
+
+def test_a_claim_in_which_nothing_stands_expires_too(tmp_path):
+    (tmp_path / 'claim-000000').touch()
+    mine = Claims(expires_s=0.3)
+    with mine.take(tmp_path) as ours:
+        assert not ours  # somebody may be about to write it
+    time.sleep(0.4)
+    with mine.take(tmp_path) as ours:
+        assert ours
+
+
+def test_a_claim_that_cannot_be_written_is_not_left_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'write_text', full)
+        with pytest.raises(OSError, match='No space'), Claims().take(tmp_path):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_stood_still_too_long_ends(tmp_path, holder, monkeypatch):
