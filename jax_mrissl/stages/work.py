@@ -141,6 +141,7 @@ class _Queue:
             return False
         folder = self._store.folder(job.stage)
         if not self._claim.enter_context(self._claims.take(folder)):
+            self._claim.close()  # or each look would leave something in it
             return False
         if self._store.is_done(job.stage):  # by another one, a moment ago
             self._claim.close()

@@ -3,10 +3,11 @@
 import pytest
 
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.stages.claims import Claims
 from jax_mrissl.stages.plan import Job
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
-from jax_mrissl.stages.work import do_jobs
+from jax_mrissl.stages.work import _Queue, do_jobs
 
 
 @pytest.fixture
@@ -74,3 +75,12 @@ def test_an_error_of_ours_is_told_with_its_trace(store, done):
     [failure] = do_jobs([bad], store, go_on=True)
     assert 'ZeroDivisionError: oh' in failure.error
     assert 'test_work.py' in failure.error
+
+
+def test_looking_at_what_another_does_leaves_nothing_behind(store, done):
+    one = job('one', done)
+    queue = _Queue({one.stage.address: one}, store, Claims(), go_on=True)
+    with Claims().take(store.folder(one.stage)):
+        for _ in range(3):
+            assert not queue._can_claim(one)
+    assert not queue._claim._exit_callbacks
