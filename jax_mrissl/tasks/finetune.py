@@ -82,6 +82,7 @@ class Finetuner:
         """
         began = time.monotonic()
         if mode == 'full':
+            self._expect_whole_batches()
             state = self._state(start_from)
             facts = [
                 self._run_fold(index, fold, state, folder, lineage, what)
@@ -138,14 +139,20 @@ class Finetuner:
     @functools.cached_property
     def _steps_per_epoch(self) -> int:
         """The same for all folds, so that they share a schedule and a compilation."""
+        # None at all is no matter to what trains no network.
+        return max(self._smallest // self._plan.full.batch_size, 1)
+
+    @functools.cached_property
+    def _smallest(self) -> int:
+        return min(len(self._data.rows(fold.train)) for fold in self._data.folds)
+
+    def _expect_whole_batches(self) -> None:
         batch = self._plan.full.batch_size
-        smallest = min(len(self._data.rows(f.train)) for f in self._data.folds)
-        if smallest < batch:
+        if self._smallest < batch:
             raise UserError(
-                f'finetune.full.batch_size is {batch}, but a fold has only {smallest} '
-                'training images. Set it to at most that.'
+                f'finetune.full.batch_size is {batch}, but a fold has only '
+                f'{self._smallest} training images. Set it to at most that.'
             )
-        return smallest // batch
 
     @functools.cached_property
     def _schedule(self) -> Any:
