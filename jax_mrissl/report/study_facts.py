@@ -110,6 +110,13 @@ class SettingFacts:
         )
 
     @property
+    def labels(self) -> str:
+        """How many labels there were, to stand behind its target; '': all."""
+        if self.label_fraction == 1:
+            return ''
+        return f', {100 * self.label_fraction:g} % of the labels'
+
+    @property
     def modes(self) -> list[str]:
         """Of its arms, in their order."""
         return list(dict.fromkeys(arm.mode for arm in self.arms))

@@ -68,8 +68,8 @@ def _differences(facts: StudyFacts) -> list[_Figure]:
             plot = forest_plot(
                 rows,
                 name=f'differences-{number}-{mode}',
-                title=f'{setting.target}, {mode}: pretrained minus untrained'
-                f'{setting.marks}',
+                title=f'{setting.target}{setting.labels}, {mode}: pretrained minus '
+                f'untrained{setting.marks}',
                 measure=measure,
                 reference=(0.0, 'no difference'),
                 simulated=facts.simulated,
@@ -77,19 +77,13 @@ def _differences(facts: StudyFacts) -> list[_Figure]:
             found.append(
                 _Figure(
                     plot,
-                    f'{setting.target}{_labels(setting)}{setting.marks}, {mode}: '
+                    f'{setting.target}{setting.labels}{setting.marks}, {mode}: '
                     f'{measure}, by subject, with 95 % intervals that are not '
                     'corrected for the number of comparisons. Left of the line: '
                     'pretraining helped.',
                 )
             )
     return found
-
-
-def _labels(setting: SettingFacts) -> str:
-    if setting.label_fraction == 1:
-        return ''
-    return f', {100 * setting.label_fraction:g} % of the labels'
 
 
 def _label_curves(facts: StudyFacts) -> list[_Figure]:
@@ -136,7 +130,7 @@ def _share_curves(facts: StudyFacts) -> list[_Figure]:
             figure = _curve(
                 lines,
                 name=f'images-{setting.target}-{setting.label_fraction:g}-{mode}',
-                title=f'{setting.target}{_labels(setting)}, {mode}: how many images '
+                title=f'{setting.target}{setting.labels}, {mode}: how many images '
                 f'of pretraining it takes{setting.marks}',
                 x_label='share of the subjects of pretraining, %',
                 setting=setting,
@@ -187,7 +181,7 @@ def _arm_rows(setting: SettingFacts) -> Sequence[dict[str, str]]:
         spread = f'{arm.spread[0]:.3f} to {arm.spread[1]:.3f}' if arm.spread else '–'
         rows.append(
             {
-                'target': f'{setting.target}{_labels(setting)}{setting.marks}',
+                'target': f'{setting.target}{setting.labels}{setting.marks}',
                 'name': arm.name,
                 'mode': arm.mode,
                 'number': arm.failure or number,

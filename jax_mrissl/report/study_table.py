@@ -81,7 +81,7 @@ class Matrix:
     def title(self) -> str:
         """Says what the cells are."""
         setting = self._setting
-        labels, simulated = _labels(setting), _simulated(self._facts)
+        labels, simulated = setting.labels, _simulated(self._facts)
         count = setting.subjects if self._unit == 'subject' else setting.slices
         return (
             f'{metric_words(setting.headline)} by {self._unit}, {self._mode}: '
@@ -158,7 +158,7 @@ class Transfer:
     @property
     def title(self) -> str:
         """Says what the cells are."""
-        labels, simulated = _labels(self._settings[0]), _simulated(self._facts)
+        labels, simulated = self._settings[0].labels, _simulated(self._facts)
         marks = ''.join(dict.fromkeys(one.marks for one in self._settings))
         return (
             f'Transfer, {self._mode}: pretrained minus untrained, by subject{labels}; '
@@ -205,13 +205,6 @@ def transfers(facts: StudyFacts) -> list[Transfer]:
             if len({setting.dataset for setting in own}) > 1 and matrix.rows:
                 found.append(matrix)
     return found
-
-
-def _labels(setting: SettingFacts) -> str:
-    """Says for a title how many labels there were; '': all."""
-    if setting.label_fraction == 1:
-        return ''
-    return f', {100 * setting.label_fraction:g} % of the training subjects'
 
 
 def _simulated(facts: StudyFacts) -> str:
@@ -339,7 +332,8 @@ def _baseline(
 ) -> str:
     simulated = f' ({SIMULATED})' if facts.simulated else ''
     text = estimate_text(found['subject'])
-    return f'{setting.target}, {name}: {text} by subject{simulated}{setting.marks}'
+    about = f'{setting.target}{setting.labels}, {name}'
+    return f'{about}: {text} by subject{simulated}{setting.marks}'
 
 
 def _failed(facts: StudyFacts) -> list[str]:
