@@ -155,27 +155,22 @@ METHODS = {'barlow': barlow, 'simclr': simclr, 'swav': swav, 'vicreg': vicreg}
 
 
 def space(section: Section) -> Section:
-    """Gives what a search may change of a method's section: around what is there."""
-    optimizer, method = section['optimizer'], section['method']
+    """Gives what a search may change of a method's section, by the values there."""
+    method = section['method']
     found: Section = dict(
         optimizer=dict(
-            rate_per_256=_around(optimizer['rate_per_256'], 5),
-            weight_decay=_around(optimizer['weight_decay'], 10),
+            rate_per_256=dict(times=5.0),
+            weight_decay=dict(times=10.0),
         )
     )
-    own = {
-        name: _around(method[name], times)
-        for name, times in (('temperature', 4), ('redundancy_weight', 4))
+    own: Section = {
+        name: dict(times=times)
+        for name, times in (('temperature', 4.0), ('redundancy_weight', 4.0))
         if name in method
     }
     if 'prototypes' in method:
-        count = method['prototypes']
-        own['prototypes'] = dict(choices=(count // 2, count, 2 * count))
+        own['prototypes'] = dict(shares=(0.5, 1.0, 2.0))
     return found | (dict(method=own) if own else {})
-
-
-def _around(value: float, times: float) -> Section:
-    return dict(low=value / times, high=value * times, log=True)
 
 
 def report(method: str, section: Section) -> Section:

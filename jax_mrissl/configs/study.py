@@ -61,7 +61,9 @@ def get_config(variant: str = '') -> ConfigDict:
     scale, policy = base.read_variant(variant)
     simulated = scale in ('demo', 'smoke')
     config = ConfigDict({k: v for k, v in whole.items() if k != 'pretrain'})
-    del config.chain
+    # In their place: study.seeds, modes and label_fractions.
+    del config.chain, config.seed, config.finetune.modes
+    del config.finetune.label_fraction
     del config.report.saliency  # study.saliency says of whom
     config.overlap = 'leave_out'  # each cell is to be had, and honest
     # What a method or a domain has of its own stands there.
@@ -86,7 +88,6 @@ def get_config(variant: str = '') -> ConfigDict:
             saliency='finalists' if scale in ('', 'report') else 'none',
         )
     )
-    length = 'images_seen' if config.pretrain.images_seen else 'epochs'
     config.search = ConfigDict(
         dict(
             trials=16,  # of every arm; the first has the settings of this config
@@ -98,8 +99,10 @@ def get_config(variant: str = '') -> ConfigDict:
             pruner='median',
             startup_trials=4,  # go to their end in any case
             looks=3,  # at a trial on its way, each a linear probe in every fold
-            # By method: fields of its section or of `pretrain`, from `low` to `high`
-            # (whole numbers if both are), or one of `choices`.
+            # By method: fields of its section or of `pretrain`. Values are so many
+            # `times` less or more than the config's, or `shares` of it (and itself); or
+            # from `low` to `high` (whole numbers if both are), or of `choices`.
+            # `length`: epochs, or images_seen where that is set. shares=(): as it is.
             space={},
         )
     )
@@ -123,8 +126,8 @@ def get_config(variant: str = '') -> ConfigDict:
             config.methods[method].optimizer.warmup_epochs = warmup
     for method in _METHODS:
         shares = {
-            'batch_size': _parts(config.pretrain.batch_size),
-            length: _parts(config.pretrain[length]),
+            'batch_size': dict(shares=(0.5, 1.0)),
+            'length': dict(shares=(0.5, 1.0)),
         }
         section = config.methods[method].to_dict()
         config.search.space[method] = ConfigDict(_methods.space(section) | shares)
@@ -141,10 +144,6 @@ def _section(method: str, scale: str, policy: str, dataset: str) -> dict[str, An
     foreground = base.FOREGROUND.get(dataset, 0.0)
     section = _methods.METHODS[method](scale, policy, foreground)
     return _methods.report(method, section) if scale == 'report' else section
-
-
-def _parts(whole: int) -> dict[str, Any]:
-    return dict(choices=(whole // 2, whole))
 
 
 def _policy(domain: str, policy: str, simulated: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ml_collections import ConfigDict
 
+from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.tasks.from_config import MODES, Experiment, read_experiment
 from jax_mrissl.tasks.pooling import UNTRAINED
@@ -171,6 +172,27 @@ def read_grid(config: StudyConfig) -> Grid:
     return grid
 
 
+def trained_as(experiment: Experiment) -> str:
+    """Tells how an encoder is trained and probed, whatever the seed."""
+    common, asked = experiment.common.identity(), experiment.finetune
+    return digest(
+        [
+            {**common, 'seed': 0},
+            experiment.init_from,
+            experiment.overlap,
+            [
+                {
+                    **plan.identity(),
+                    'data': plan.data.name,
+                    'images_seen': plan.images_seen,
+                }
+                for plan in experiment.chain
+            ],
+            {**asked.identity('linear'), 'data': asked.data.name},
+        ]
+    )
+
+
 class Chosen(Protocol):
     """Settings of pretraining that were chosen, fold by fold."""
 
@@ -181,9 +203,10 @@ class Chosen(Protocol):
             UserError: none were chosen.
         """
 
-    @property
-    def note(self) -> str:
-        """Says how they were chosen."""
+    def notes(
+        self, encoder: Encoder, setting: Setting, experiments: Sequence[Experiment]
+    ) -> tuple[str, ...]:
+        """Says how those of each fold's experiment were chosen."""
 
 
 def cells(
@@ -241,10 +264,9 @@ def cells(
             plain = made(settings={})
             found.append(Cell(encoder, setting, seed, plain, refused=str(error)))
             continue
-        by_fold = tuple(
-            dataclasses.replace(made(settings=settings), notes=(chosen.note,))
-            for settings in own
-        )
+        by_fold = tuple(made(settings=settings) for settings in own)
+        notes = chosen.notes(encoder, setting, by_fold)
+        by_fold = tuple(dataclasses.replace(one, notes=notes) for one in by_fold)
         found.append(Cell(encoder, setting, seed, by_fold[0], by_fold))
     return found
 
@@ -293,10 +315,18 @@ def experiment_of(
     made['chain'] = []
     for number, name in enumerate(domains):
         domain = fields['domains'][name]
+        views = domain.get('views', {})
+        if encoder.method not in views:
+            raise UserError(
+                f'config.domains.{name}.views has no {encoder.method}: the views that '
+                'this method learns from on these images.'
+            )
+        if 'data' not in domain:
+            raise UserError(f'config.domains.{name}.data is missing: which images.')
         section = {**fields['pretrain'], **fields['methods'][encoder.method]}
         section['data'] = {'placement': 'auto', **domain['data']}
-        section['views'] = domain['views'][encoder.method]
-        if domain['epochs']:
+        section['views'] = views[encoder.method]
+        if domain.get('epochs'):
             section.update(epochs=domain['epochs'], images_seen=0)
         if number == len(domains) - 1:
             section['data']['fraction'] = encoder.fraction

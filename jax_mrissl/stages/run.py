@@ -13,13 +13,15 @@ from jax_mrissl.tasks.controls import baseline_arms
 from jax_mrissl.tasks.evaluate import evaluate
 from jax_mrissl.tasks.from_config import Experiment
 from jax_mrissl.tasks.opened_run import OpenedArm, write_arms
-from jax_mrissl.tasks.page import FinishedRun, write_page
+from jax_mrissl.tasks.page import PAGE, FinishedRun, write_page
 from jax_mrissl.tasks.pooling import Arm
 from jax_mrissl.tasks.saliency_gallery import ensure_gallery
 from jax_mrissl.tasks.training_facts import write_training_facts
 
 # In a workdir: where its stages keep their results.
 STAGES = 'stages'
+# In it, too: what `write_results` makes for people and programs.
+RESULTS = ('results.md', 'metrics.json', 'folds.json', PAGE)
 
 
 def run_experiment(

@@ -29,6 +29,7 @@ from jax_mrissl.stages.grid import (
     experiment_of,
     read_grid,
     settings_of,
+    trained_as,
 )
 from jax_mrissl.stages.plan import (
     Job,
@@ -50,6 +51,7 @@ from jax_mrissl.stages.search_trials import ArmTrials, RunningTrial, open_storag
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
 from jax_mrissl.stages.work import do_jobs
+from jax_mrissl.tasks.from_config import Experiment
 from jax_mrissl.tasks.pretrain import Follow
 from jax_mrissl.train.state import TrainState
 
@@ -180,15 +182,7 @@ class Search:
             plan=self._plan,
             settings=tuple(setting.name for setting in self._settings),
             folds=self._folds,
-            arms=tuple(
-                SearchedArm(
-                    arm.encoder.method,
-                    arm.encoder.chain,
-                    self._plan.space[arm.encoder.method],
-                    tuple(arm.trials.facts()),
-                )
-                for arm in self._arms
-            ),
+            arms=tuple(self._searched(arm) for arm in self._arms),
             refused=tuple(self.refused.items()),
         )
 
@@ -199,6 +193,25 @@ class Search:
         text = search_markdown(facts)
         write_atomically(self._workdir / 'search.md', text)
         return text
+
+    def _searched(self, arm: _Arm) -> SearchedArm:
+        encoder, trials = arm.encoder, tuple(arm.trials.facts())
+        return SearchedArm(
+            encoder.method,
+            encoder.chain,
+            self._plan.space[encoder.method],
+            trials,
+            tuple(
+                {
+                    setting.name: trained_as(
+                        self._experiment(encoder, setting, trial.settings)
+                    )
+                    for setting in self._settings
+                    if setting.name in trial.losses
+                }
+                for trial in trials
+            ),
+        )
 
     def _arm(self, encoder: Encoder, storage: object) -> _Arm | None:
         """Opens the trials of an arm; None: it cannot be run."""
@@ -230,14 +243,7 @@ class Search:
         """Lays out what a trial trains, for everything that is asked."""
         planned: dict[str, PlannedExperiment] = {}
         for setting in self._settings:
-            experiment = experiment_of(
-                self._config,
-                encoder,
-                setting,
-                self._grid.seeds[0],
-                (_MODE,),
-                settings=settings,
-            )
+            experiment = self._experiment(encoder, setting, settings)
             prepare_simulated(experiment)
             follower = None
             if trial is not None:
@@ -252,6 +258,18 @@ class Search:
                 follow=follower.of_stage if follower else None,
             )
         return planned
+
+    def _experiment(
+        self, encoder: Encoder, setting: Setting, settings: Settings
+    ) -> Experiment:
+        return experiment_of(
+            self._config,
+            encoder,
+            setting,
+            self._grid.seeds[0],
+            (_MODE,),
+            settings=settings,
+        )
 
     def _next(
         self, arm: _Arm, held: contextlib.ExitStack, *, retry_failed: bool
@@ -300,6 +318,9 @@ class Search:
             trial.fail(words, time.monotonic() - began)
             logging.error('%s: FAILED: %s', what, words)
             return
+        except BaseException:  # SIGTERM, Ctrl-C: no fault of the trial
+            trial.stop()
+            raise
         seconds = time.monotonic() - began
         trial.end(losses, seconds)
         if first in losses:

@@ -15,7 +15,7 @@ from jax_mrissl.stages.search_space import Parameter, SearchPlan
 from jax_mrissl.stages.search_trials import TrialFacts
 
 # Raised by hand when `search.json` would say other things.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,12 +26,15 @@ class SearchedArm:
         method, chain: which.
         parameters: what was searched.
         trials: in order.
+        trained_as: of each trial, by setting that it came to the end of: how it was
+            trained and probed.
     """
 
     method: str
     chain: str
     parameters: tuple[Parameter, ...]
     trials: tuple[TrialFacts, ...]
+    trained_as: tuple[Mapping[str, str], ...]
 
     def count(self, state: str) -> int:
         """Counts the trials of one state."""
@@ -151,8 +154,9 @@ def _arm_json(arm: SearchedArm, facts: SearchFacts) -> dict[str, Any]:
                 'given_up_at_look': {k: list(v) for k, v in trial.given_up.items()},
                 'seconds': trial.seconds,
                 'reason': trial.reason,
+                'trained_as': dict(trained_as),
             }
-            for trial in arm.trials
+            for trial, trained_as in zip(arm.trials, arm.trained_as, strict=True)
         ],
     }
 

@@ -9,7 +9,15 @@ from jax_mrissl.stages.grid import StudyConfig, Value
 
 SAMPLERS = ('random', 'tpe')
 PRUNERS = ('median', 'none')
-_RANGE, _CHOICE = ('low', 'high', 'log'), ('choices',)
+# How a field's values may be declared; the last two by the value that the config has.
+_DECLARED = {
+    'low': ('low', 'high', 'log'),
+    'choices': ('choices',),
+    'times': ('times',),
+    'shares': ('shares',),
+}
+# In a space: the field that the length of pretraining goes by.
+_LENGTH = 'length'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +113,9 @@ def read_search(config: StudyConfig) -> SearchPlan:
         expect_known(method, known, 'method in config.search.space')
         section = {**config.pretrain.to_dict(), **known[method]}
         where = f'config.search.space.{method}'
+        if _LENGTH in own:
+            field = 'images_seen' if section['images_seen'] else 'epochs'
+            own = {field: own.pop(_LENGTH), **own}  # one that is named counts
         space[method] = tuple(_parameters(own, section, (), where))
     known = [field.name for field in dataclasses.fields(SearchPlan)]
     for name in fields:
@@ -130,7 +141,8 @@ def _refuse_without_effect(config: StudyConfig, method: str, names: list[str]) -
             if domain.epochs:
                 raise UserError(
                     f'config.domains.{name}.epochs is set, so the length of '
-                    f'pretraining cannot be searched: leave it out of {where}.'
+                    f'pretraining cannot be searched: --{where}.{_LENGTH}.shares="()" '
+                    'leaves it out.'
                 )
 
 
@@ -144,19 +156,51 @@ def _parameters(
         here = (*path, name)
         if not isinstance(inner, Mapping):
             raise UserError(
-                f'{where}.{name}: give dict(low=, high=, log=) or dict(choices=(...)).'
+                f'{where}.{name}: give dict(low=, high=, log=), dict(choices=(...)), '
+                'dict(times=) or dict(shares=(...)).'
             )
-        if 'choices' in inner or 'low' in inner:
-            kind = _CHOICE if 'choices' in inner else _RANGE
+        kind = next((fields for key, fields in _DECLARED.items() if key in inner), ())
+        if kind:
             for field in inner:
                 expect_known(field, kind, f'field of {where}.{name}')
-            given = dict(inner)
-            if 'choices' in given:
-                given['choices'] = tuple(given['choices'])
             try:
-                found.append(Parameter('.'.join(here), section[name], **given))
+                found += _parameter('.'.join(here), section[name], inner)
             except UserError as error:
                 raise UserError(f'{where}: {error}') from error
         else:
             found += _parameters(inner, section[name], here, f'{where}.{name}')
     return found
+
+
+def _parameter(name: str, default: Value, inner: Mapping[str, Any]) -> list[Parameter]:
+    """Reads how a field's values are declared; []: it is not searched."""
+    given = dict(inner)
+    if 'times' in given:
+        times = _number(given.pop('times'), f'{name}: times')
+        if times <= 1:
+            raise UserError(f'{name}: times is above 1: it is drawn up to so much.')
+        own = _number(default, name)
+        if own <= 0:
+            raise UserError(
+                f'{name}: {own}, the value of the config, has no multiples: give low '
+                'and high.'
+            )
+        given.update(low=own / times, high=own * times, log=True)
+    if 'shares' in given:
+        shares = given.pop('shares')
+        own = _number(default, name)
+        made = [share * own for share in shares]
+        if isinstance(default, int):
+            made = [max(round(value), 1) for value in made]
+        given['choices'] = sorted({default, *made}) if shares else ()
+    if 'choices' in given:
+        given['choices'] = tuple(given['choices'])
+        if not given['choices']:
+            return []
+    return [Parameter(name, default, **given)]
+
+
+def _number(value: Any, what: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f'{what}: {value!r} is no number.')
+    return value

@@ -17,7 +17,7 @@ Losses = Mapping[str, Sequence[float]]
 _ATTEMPTS = 3
 # What Optuna keeps of a trial beside its parameters.
 _SLOT, _LOOKS, _GIVEN_UP, _LOSSES = 'slot', 'looks', 'given_up', 'losses'
-_SECONDS, _REASON = 'seconds', 'reason'
+_SECONDS, _REASON, _STOPPED = 'seconds', 'reason', 'stopped'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +77,24 @@ def open_storage(where: str, default: Path) -> Any:
             ) from error
     path = Path(where).expanduser() if where else default
     path.parent.mkdir(parents=True, exist_ok=True)
-    backend = optuna.storages.journal.JournalFileBackend(str(path))
+    journal = optuna.storages.journal
+    lock = journal.JournalFileSymlinkLock(str(path))
+    _mend(path, lock)
+    backend = journal.JournalFileBackend(str(path), lock_obj=lock)
     return optuna.storages.JournalStorage(backend)
+
+
+def _mend(path: Path, lock: Any) -> None:
+    """Cuts off a last line that a process died in, or the next would be lost in it."""
+    if not path.exists():
+        return
+    lock.acquire()
+    try:
+        with open(path, 'r+b') as file:
+            whole = file.read()
+            file.truncate(whole.rfind(b'\n') + 1)
+    finally:
+        lock.release()
 
 
 class ArmTrials:
@@ -244,7 +260,10 @@ class ArmTrials:
 
     def _lost(self, trials: Sequence[Any]) -> int:
         fail = self._optuna.trial.TrialState.FAIL
-        return sum(t.state == fail and _REASON not in t.user_attrs for t in trials)
+        on_its_own = {_REASON, _STOPPED}
+        return sum(
+            t.state == fail and not on_its_own & t.user_attrs.keys() for t in trials
+        )
 
     def _sampler(self, slot: int) -> Any:
         seed = int(digest([self._seed, slot])[:8], 16)
@@ -329,6 +348,11 @@ class RunningTrial:
         self._trial.set_user_attr(_LOSSES, dict(losses))
         self._trial.set_user_attr(_SECONDS, round(seconds, 1))
         self._arm.tell(self._trial, losses)
+
+    def stop(self) -> None:
+        """Ends the trial, to be made again: its worker was told to end."""
+        self._trial.set_user_attr(_STOPPED, True)
+        self._arm.tell_failed(self._trial)
 
     def fail(self, reason: str, seconds: float) -> None:
         """Ends the trial without a result, and says why."""

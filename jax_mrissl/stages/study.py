@@ -17,6 +17,7 @@ from jax_mrissl.core import processes
 from jax_mrissl.core.digest import digest
 from jax_mrissl.core.errors import UserError
 from jax_mrissl.core.run_dir import read_json, write_config, write_json
+from jax_mrissl.data.inventory import file_sha256
 from jax_mrissl.stages.by_fold import plan_by_fold
 from jax_mrissl.stages.claims import Claims, forget
 from jax_mrissl.stages.demo import prepare_simulated
@@ -30,10 +31,11 @@ from jax_mrissl.stages.grid import (
     read_grid,
 )
 from jax_mrissl.stages.plan import Job, PlannedExperiment, Shelf, plan_experiment
-from jax_mrissl.stages.run import STAGES, write_results
+from jax_mrissl.stages.run import RESULTS, STAGES, write_results
 from jax_mrissl.stages.search_results import folds_digest
 from jax_mrissl.stages.store import Store
 from jax_mrissl.stages.study_results import (
+    TABLES,
     Measurer,
     StudiedCell,
     StudyContent,
@@ -183,7 +185,7 @@ class Study:
                 logging.info('%s.', what)
                 write_results(planned, self._store, folder, command='')
 
-            self._once(folder, studied.made_of, results)
+            self._once(folder, studied.made_of, RESULTS, results)
         made_of = [
             _WRITING_VERSION,
             command,
@@ -195,6 +197,7 @@ class Study:
         self._once(
             self.results,
             digest(made_of),
+            TABLES,
             lambda: write_study(content, Measurer(self._store), self.results),
         )
         return (self.results / 'study.txt').read_text()
@@ -331,22 +334,43 @@ class Study:
             unranked=tuple(e.name for e in self._ranking()[1])
             if self._grid.final_modes
             else (),
-            notes=tuple(self._tuned.notes()) if self._tuned else (),
+            notes=self._notes(),
         )
 
-    def _once(self, folder: Path, made_of: str, write: Callable[[], Any]) -> None:
-        """Writes what is not written of this yet; waits for another who does."""
+    def _notes(self) -> tuple[str, ...]:
+        """Gives what readers must know of settings that a search chose."""
+        if not self._tuned:
+            return ()
+        own = [note for cell in self.cells for note in cell.experiment.notes]
+        return tuple(dict.fromkeys([*own, self._tuned.cost]))
+
+    def _once(
+        self,
+        folder: Path,
+        made_of: str,
+        files: Sequence[str],
+        write: Callable[[], Any],
+    ) -> None:
+        """Writes files that are not there as they were written of this.
+
+        Waits for another process that does. `main` with this workdir, or a person, may
+        have put others in their place.
+        """
         about = folder / _WRITTEN
 
+        def told() -> dict[str, Any]:
+            written = {name: file_sha256(folder / name) for name in files}
+            return {'made_of': made_of, 'files': written}
+
         def is_written() -> bool:
-            return about.exists() and read_json(about) == {'made_of': made_of}
+            return about.exists() and read_json(about) == told()
 
         folder.mkdir(parents=True, exist_ok=True)
         while not is_written():
             with self._claims.take(folder) as ours:
                 if ours and not is_written():
                     write()
-                    write_json(about, {'made_of': made_of})
+                    write_json(about, told())
                     forget(folder)
             if not ours:
                 time.sleep(_LOOK_AGAIN_S)

@@ -34,6 +34,11 @@ from jax_mrissl.tasks.measured import CLASS_PRIOR, UNITS, Measured, measure, pri
 from jax_mrissl.tasks.page import PAGE, versions
 from jax_mrissl.tasks.pooling import Arm
 
+# What `write_study` makes.
+TABLES = (
+    *('study.txt', 'study.md', 'study.csv', 'study.tex', 'study.json'),
+    PAGE,
+)
 # The student report's log losses by slice, of four classes; design of its split: see
 # docs/decisions.md. The class prior alone has 1.0353.
 PUBLISHED: Mapping[tuple[str, str], float] = {

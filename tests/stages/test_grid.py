@@ -93,6 +93,17 @@ def test_saliency_is_of_whose_networks_the_study_says(whose, expected):
     assert tuple(cell.experiment.report.saliency for cell in found) == expected
 
 
+def test_a_domain_needs_views_of_each_method_and_images():
+    config = study.get_config()
+    del config.domains.brain.views['swav']
+    with pytest.raises(UserError, match=r'domains\.brain\.views has no swav'):
+        all_cells(config)
+    config = study.get_config()
+    del config.domains.brain.data
+    with pytest.raises(UserError, match=r'domains\.brain\.data is missing'):
+        all_cells(config)
+
+
 @pytest.mark.parametrize(
     ('field', 'value', 'message'),
     [

@@ -30,7 +30,7 @@ def small(cohort, **changes):
     )
     config.finetune.bootstrap_resamples = 50
     # A run of one epoch is over before it can be looked at.
-    del config.search.space.barlow.epochs, config.search.space.barlow.batch_size
+    del config.search.space.barlow.length, config.search.space.barlow.batch_size
     config.search.update({'trials': 2, 'startup_trials': 1, 'looks': 1} | changes)
     return config
 
@@ -152,6 +152,21 @@ def test_a_choice_of_other_folds_or_arms_is_not_used(searched, cohort):
         read_tuned(workdir / 'nothing.json')
     with pytest.raises(UserError, match='of this version: search again'):
         read_tuned(next(workdir.glob('stages/*/done.json')))
+
+
+def test_a_study_says_that_trials_were_trained_otherwise(searched, cohort):
+    _, workdir, _ = searched
+    words = 'trained, or probed, in another way'
+    same, other = small(cohort), small(cohort)
+    # Neither the seed nor what trials do not do is another way.
+    same.study.seeds = (1,)
+    same.finetune.full.epochs += 1
+    other.pretrain.image_size += 4
+    for config, told in ((same, False), (other, True)):
+        tuned = Study(config, workdir, tuned=read_tuned(workdir))
+        notes = ' '.join(tuned._content('').notes)
+        assert (words in notes) is told
+        assert 'chosen in each fold by its own validation subjects' in notes
 
 
 def test_what_cannot_be_trained_fails_and_the_rest_goes_on(cohort, stock, tmp_path):

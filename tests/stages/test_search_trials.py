@@ -132,6 +132,29 @@ def test_a_trial_that_kills_every_worker_fails_in_the_end(tmp_path):
     assert arm.take() is not None
 
 
+def test_a_worker_that_is_told_to_end_is_no_fault_of_its_trial(tmp_path):
+    arm = arm_in(tmp_path / 'journal', trials=1)
+    for _ in range(5):
+        arm.prepare(nobody)
+        arm.take().stop()
+    arm.prepare(nobody)
+    arm.take().end({'a': (0.9,)}, 1.0)
+    assert [trial.state for trial in arm.facts()] == ['complete']
+
+
+def test_a_line_that_a_worker_died_in_spoils_no_other(tmp_path):
+    arm = arm_in(tmp_path / 'journal', trials=2)
+    arm.prepare(nobody)
+    run_all(arm, [(0.9,)] * 2)
+    with open(tmp_path / 'journal', 'a') as file:
+        file.write('{"op_code": 5, "worker')
+    for _ in range(2):
+        more = arm_in(tmp_path / 'journal', trials=4)
+        more.prepare(nobody)
+        run_all(more, [(0.9,)] * 4)
+        assert more.is_finished() and settings_of(more)[:2] == settings_of(arm)
+
+
 def test_what_failed_is_tried_again_on_demand_alone(tmp_path):
     arm = arm_in(tmp_path / 'journal', trials=1)
     arm.prepare(nobody)
@@ -168,7 +191,8 @@ def searched(where, final, looks):
     arm = arm_in(where)
     arm.prepare(nobody)
     run_all(arm, final, [(look,) for look in looks])
-    return SearchedArm('barlow', 'brain', PARAMETERS, tuple(arm.facts()))
+    trials = tuple(arm.facts())
+    return SearchedArm('barlow', 'brain', PARAMETERS, trials, ({},) * len(trials))
 
 
 def test_a_trial_ends_when_every_fold_has_given_it_up(tmp_path):
@@ -232,6 +256,9 @@ def test_every_scale_has_a_space_around_its_own_settings(scale):
         ({'space.barlow.epochs': {'low': 0, 'high': 400, 'log': True}}, 'above 0'),
         ({'space.barlow.epochs': {'low': 0, 'hihg': 400}}, "Did you mean 'high'"),
         ({'space.barlow.epochs': 300}, r'give dict\(low='),
+        ({'space.barlow.epochs': {'times': 1.0}}, 'times is above 1'),
+        ({'space.barlow.positives': {'times': 2.0}}, "'image' is no number"),
+        ({'space.barlow.images_seen': {'times': 2.0}}, 'has no multiples'),
         ({'space.barlow': {}}, 'nothing to search'),
         ({'space.barlwo': {'epochs': {'choices': (300,)}}}, "Did you mean 'barlow'"),
     ],
@@ -252,9 +279,28 @@ def test_mistakes_in_the_space_are_answered_in_words(change, message):
 def test_what_would_have_no_effect_is_refused():
     config = study.get_config()
     config.pretrain.images_seen = 50_000
+    config.search.space.barlow.epochs = {'shares': (0.5, 1.0)}
     with pytest.raises(UserError, match='search images_seen'):
         read_search(config)
     config = study.get_config()
     config.domains.brain.epochs = 7
-    with pytest.raises(UserError, match='cannot be searched'):
+    with pytest.raises(UserError, match=r'cannot be searched: .*length\.shares="\(\)"'):
         read_search(config)
+    for method in config.study.methods:
+        config.search.space[method].length.shares = ()
+    names = [parameter.name for parameter in read_search(config).space['barlow']]
+    assert 'epochs' not in names and 'batch_size' in names
+
+
+def test_a_space_goes_by_what_flags_made_of_the_config():
+    config = study.get_config()
+    config.pretrain.epochs = 21
+    config.methods.barlow.optimizer.rate_per_256 = 7.0
+    found = {p.name: p for p in read_search(config).space['barlow']}
+    assert found['epochs'].choices == (10, 21)
+    rate = found['optimizer.rate_per_256']
+    assert (rate.low, rate.default, rate.high, rate.log) == (1.4, 7.0, 35.0, True)
+    config.pretrain.images_seen = 50_000
+    found = {p.name: p for p in read_search(config).space['swav']}
+    assert found['images_seen'].choices == (25_000, 50_000) and 'epochs' not in found
+    assert found['method.prototypes'].choices == (128, 256, 512)

@@ -117,8 +117,27 @@ def test_a_forecast_measures_what_is_left_and_writes_nothing(
     assert not (tmp_path / 'stages').exists()
 
 
-def test_a_changed_rate_of_finetuning_repeats_that_alone(finished, cohort):
-    _, workdir, _ = finished
+def test_what_stands_in_the_place_of_results_is_written_over(finished, tmp_path):
+    config, workdir, _ = finished
+    copy = tmp_path / 'study'
+    shutil.copytree(workdir, copy)
+    # As `main` with this workdir does; and what somebody removed.
+    page, table = copy / 'report/index.html', copy / 'study.csv'
+    own = copy / 'experiments/barlow_brain_severity3_seed0/results.md'
+    page.write_text('the page of a run')
+    table.unlink()
+    own.unlink()
+    before = stages(copy)
+    run_study(config, copy, command='python -m it')
+    for path in (page, table, own):
+        assert path.read_text() == (workdir / path.relative_to(copy)).read_text()
+    assert stages(copy) == before
+
+
+def test_a_changed_rate_of_finetuning_repeats_that_alone(finished, cohort, tmp_path):
+    _, finished_workdir, _ = finished
+    workdir = tmp_path / 'study'
+    shutil.copytree(finished_workdir, workdir)
     config = small(cohort)
     config.finetune.full.optimizer.rate_per_256 = 2e-3
     planned = Study(config, workdir)
@@ -196,6 +215,20 @@ def test_sets_and_kinds_of_tasks_stand_beside_each_other_in_one_matrix(
         assert row[1] in written, name
     rows = list(csv.DictReader((tmp_path / 'study.csv').open()))
     assert {row['dataset'] for row in rows} == {'smoke', 'second'}
+
+
+def test_baselines_say_of_how_many_labels_they_are(cohort, tmp_path):
+    config = small(
+        cohort, final_modes=(), methods=(), chains=(), label_fractions=(0.5, 1.0)
+    )
+    # No network is trained in full here, so its batches are no matter.
+    config.finetune.full.batch_size = 4000
+    text = run_study(config, tmp_path)
+    for written in (text, (tmp_path / 'report/index.html').read_text()):
+        about = ' '.join(written.split())
+        assert 'severity3, 50 % of the labels, ' in about
+    assert 'severity3, 50 % of the labels, class prior: ' in text
+    assert 'severity3, class prior: ' in text
 
 
 @pytest.mark.parametrize(
