@@ -9,11 +9,14 @@ from conftest import smoke_config
 from test_configs import CONFIGS
 
 from jax_mrissl.core.errors import UserError
+from jax_mrissl.data.pipeline import resident
+from jax_mrissl.data.prepared import open_prepared
 from jax_mrissl.stages.run import run_experiment
 from jax_mrissl.tasks import pretrain
 from jax_mrissl.tasks.export import export
 from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.tasks.opened_run import open_run
+from jax_mrissl.tasks.predictions import PREDICTIONS
 from jax_mrissl.train.checkpoint import read_lineage
 
 LINEAR = dict(finetune__modes=('linear',))
@@ -129,6 +132,16 @@ def test_positives_of_one_subject_and_chunks_are_other_stages(cohort, stock, tmp
     [
         ('imagenet', {}, 'resnet18-f37072fd.pth, and nothing is there'),
         ('barlow_brain', dict(pretrain__chunks=3), 'in 3 chunks each'),
+        (
+            'barlow_brain',
+            dict(finetune__full__batch_size=1000, finetune__modes=('full',)),
+            r'finetune\.full\.batch_size is 1000, but a fold has only',
+        ),
+        (
+            'barlow_brain',
+            dict(finetune__full__batch_size=6, finetune__modes=('full',)),
+            r'finetune\.full\.batch_size .* multiple of 4',
+        ),
         ('swav_brain', dict(pretrain__method__queue_length=20), 'no multiple'),
         ('simclr_brain', dict(pretrain__positives='patient'), 'Known: image, subject'),
         (
@@ -152,6 +165,51 @@ def test_a_wrong_setting_is_answered_before_any_work(
     assert not list(tmp_path.glob('stages/*/checkpoints'))
     # A finished run keeps the config that its results are of.
     assert not (tmp_path / 'config.json').exists()
+
+
+def one_channel(view):
+    return [
+        dict(op, mean=(0.2,), std=(0.2,)) if op['name'] == 'normalize' else op
+        for op in view
+    ]
+
+
+def test_networks_of_one_channel_are_pretrained_finetuned_and_asked(cohort, tmp_path):
+    config = smoke_config(cohort, **LINEAR)
+    config.pretrain.views = [one_channel(view) for view in config.pretrain.views]
+    with pytest.raises(UserError, match=r'evaluation_view 3.* pretrain\.views 1'):
+        run_experiment(read_experiment(config), tmp_path)
+    # A batch that these devices do not divide is no matter to a probe.
+    config.finetune.full.batch_size = 6
+    finetune = config.finetune
+    finetune.evaluation_view = one_channel(finetune.evaluation_view)
+    finetune.full.views = [one_channel(view) for view in finetune.full.views]
+    run_experiment(read_experiment(config), tmp_path)
+    done = open_run(tmp_path)
+    prepared = open_prepared(cohort, 'smoke', 'labelled')
+    source = done.parallel.replicate(resident(prepared))
+    rows = np.arange(len(prepared))
+    for arm in done.arms:
+        networks = done.networks(arm)
+        stem = networks[0].params['encoder']['conv1']['kernel']
+        assert stem.shape[2] == 1
+        for network in networks:
+            features = done.features()(
+                network.params, network.model_state, source, rows
+            )
+            with np.load(network.folder / PREDICTIONS) as stored:
+                order = [list(prepared.file_ids).index(i) for i in stored['file_ids']]
+                np.testing.assert_allclose(
+                    network.outputs(features)[order], stored['logits'], atol=1e-4
+                )
+
+
+def test_a_view_that_does_not_fit_the_images_is_refused(cohort, tmp_path):
+    config = smoke_config(cohort, 'untrained', **LINEAR)
+    two = dict(name='normalize', mean=(0.2, 0.2), std=(0.2, 0.2))
+    config.finetune.evaluation_view = [dict(name='resize'), two]
+    with pytest.raises(UserError, match='channels are not as many'):
+        run_experiment(read_experiment(config), tmp_path)
 
 
 def test_weights_of_the_labelled_set_and_of_unfinished_runs_are_refused(

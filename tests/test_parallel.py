@@ -254,7 +254,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
         choose_parallel('mesh', 30)
     with pytest.raises(UserError, match=r'3 chunks each.*multiple of 12.* 24 or 36'):
         choose_parallel('mesh', 32, 3)
-    with pytest.raises(UserError, match="'mesh' or 'pmap'"):
+    with pytest.raises(UserError, match="Did you mean 'mesh'"):
         choose_parallel('mash', 32)
 
 

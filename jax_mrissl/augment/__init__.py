@@ -63,6 +63,12 @@ def build_policy(view: Sequence[Mapping[str, Any]], *, where: str) -> Policy:
         build(OPS, op, where=f'{where}[{index}]')
         for index, op in enumerate(view[1:], start=1)
     )
+    for index, op in enumerate(ops, start=1):
+        probability = getattr(op, 'probability', 0.0)
+        if not 0 <= probability <= 1:
+            raise UserError(
+                f'{where}[{index}].probability is {probability}; from 0 to 1.'
+            )
     if any(isinstance(op, Normalize) for op in ops[:-1]):
         raise UserError(f'{where}: normalize must stand last.')
     if any(isinstance(op, WindowJitter) for op in ops[1:]):

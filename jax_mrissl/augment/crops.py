@@ -259,7 +259,8 @@ class CenterCrop:
         padded = jnp.pad(
             image, ((self.size, self.size), (self.size, self.size), (0, 0))
         )
-        # Rounded down, as torchvision's CenterCrop of an image that has been padded.
+        # Rounded down. Where the difference is odd torchvision may be a pixel off: it
+        # pads the upper and left side less, and rounds halves of a cut to even ones.
         start = (
             self.size + top + (height - self.size) // 2,
             self.size + left + (width - self.size) // 2,

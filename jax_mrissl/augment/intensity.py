@@ -76,12 +76,18 @@ class Solarize:
     """Inverts what is at or above a threshold, as Pillow's `ImageOps.solarize`.
 
     Attributes:
-        threshold: 128 of 255 levels, as in the sources of the methods.
+        threshold: in [0, 1]; 128 of 255 levels, as in the sources of the methods.
         probability: per image.
     """
 
     threshold: float = 128 / 255
     probability: float = 0.2
+
+    def __post_init__(self):
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(
+                f'threshold is {self.threshold}; from 0 to 1, such as 128 / 255.'
+            )
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """Maps one image to the same shape."""
@@ -130,6 +136,10 @@ class BrightnessContrast:
     brightness: float = 0.2
     contrast: float = 0.2
     probability: float = 1.0
+
+    def __post_init__(self):
+        if min(self.brightness, self.contrast) < 0:
+            raise ValueError('brightness and contrast are at least 0.')
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         """Maps one image to the same shape."""

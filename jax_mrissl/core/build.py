@@ -1,6 +1,8 @@
 """From a config section to the object that it declares."""
 
 import dataclasses
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -41,11 +43,83 @@ def build(
     for field in fields:
         expect_known(field, known, f'field of {where} (name={name!r})')
     try:
-        return kind(**{k: _frozen(v) for k, v in fields.items()}, **given)
+        plain = {name: _frozen(value) for name, value in fields.items()}
+        return kind(**typed(kind, plain), **given)
     except UserError as error:
         raise UserError(f'{where} (name={name!r}): {error}') from error
     except (TypeError, ValueError) as error:
         raise UserError(f'{where} (name={name!r}): {error}') from error
+
+
+def typed(kind: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives values the types that the fields of a dataclass declare.
+
+    A whole number becomes a real one where one is declared; lists become tuples.
+
+    Raises:
+        UserError: names a field whose value has another type.
+    """
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for name, value in fields.items():
+        hint = hints.get(name, Any)
+        try:
+            found[name] = _as(hint, value)
+        except TypeError:
+            raise UserError(f'{name} is {value!r}; {_words(hint)}.') from None
+    return found
+
+
+_WORDS = {
+    int: 'a whole number',
+    float: 'a number',
+    bool: 'True or False',
+    str: 'a text',
+    type(None): 'None',
+}
+
+
+def _as(hint: Any, value: Any) -> Any:
+    """Gives a value the type of a hint; what is no plain value is left alone.
+
+    Raises:
+        TypeError: it has another one.
+    """
+    inner = typing.get_args(hint)
+    kind = typing.get_origin(hint) or hint
+    if kind in (typing.Union, types.UnionType):
+        for one in inner:
+            try:
+                return _as(one, value)
+            except TypeError:
+                continue
+        raise TypeError
+    if kind is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if inner[-1] is ...:
+            return tuple(_as(inner[0], one) for one in value)
+        if len(inner) != len(value):
+            raise TypeError
+        return tuple(_as(one, part) for one, part in zip(inner, value, strict=True))
+    if kind is float and type(value) is int:
+        return float(value)
+    # True and False are whole numbers to Python.
+    if kind in _WORDS and type(value) is not kind:
+        raise TypeError
+    return value
+
+
+def _words(hint: Any) -> str:
+    """Says what a hint asks for."""
+    inner = typing.get_args(hint)
+    kind = typing.get_origin(hint) or hint
+    if kind in (typing.Union, types.UnionType):
+        return ' or '.join(map(_words, inner))
+    if kind is tuple:
+        count = 'values' if inner[-1] is ... else f'{len(inner)} values'
+        return f'{count} in brackets, each {_words(inner[0])}'
+    return _WORDS.get(kind, 'another type')
 
 
 def _frozen(value: Any) -> Any:

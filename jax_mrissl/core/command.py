@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from jax_mrissl.core import processes
 from jax_mrissl.core.errors import UserError
-from jax_mrissl.core.preemption import START_AGAIN, Preempted, listen
+from jax_mrissl.core.preemption import START_AGAIN, Preempted, listen, settle
 from jax_mrissl.core.runtime import prepare_runtime
 
 _PACKAGE = Path(__file__).parents[1]
@@ -65,6 +65,7 @@ def run_command(
         except KeyboardInterrupt:
             return _end('Stopped. The same command goes on from here.', _INTERRUPTED)
         except Preempted:
+            settle()
             return _end(
                 'Stopped by SIGTERM. The same command goes on from here.', START_AGAIN
             )

@@ -120,8 +120,10 @@ class BarlowTwins:
     def __post_init__(self):
         if len(self.policies) != 2:
             raise ValueError(f'Barlow Twins has 2 views; {len(self.policies)} given.')
-        if not self.projector_widths:
-            raise ValueError('projector_widths needs at least one width.')
+        if not self.projector_widths or min(self.projector_widths) < 1:
+            raise ValueError('projector_widths: one or more widths of at least 1.')
+        if self.redundancy_weight < 0:
+            raise ValueError(f'redundancy_weight is {self.redundancy_weight}; >= 0.')
         expect_known(self.standardise, _STANDARDISE, 'standardise')
 
     @property

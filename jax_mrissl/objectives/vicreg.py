@@ -90,8 +90,8 @@ class VICReg:
     def __post_init__(self):
         if len(self.policies) != 2:
             raise ValueError(f'VICReg has 2 views; {len(self.policies)} given.')
-        if not self.projector_widths:
-            raise ValueError('projector_widths needs at least one width.')
+        if not self.projector_widths or min(self.projector_widths) < 1:
+            raise ValueError('projector_widths: one or more widths of at least 1.')
 
     @property
     def head(self) -> Projector:

@@ -18,7 +18,7 @@ from jax_mrissl.data.prepared import PreparedSet, open_fingerprint
 from jax_mrissl.stages.stage import Stage
 from jax_mrissl.stages.store import Store
 from jax_mrissl.tasks.controls import controls_identity, run_controls
-from jax_mrissl.tasks.finetune import Finetuner
+from jax_mrissl.tasks.finetune import Finetuner, expect_batches
 from jax_mrissl.tasks.from_config import (
     MODES,
     Common,
@@ -37,6 +37,7 @@ from jax_mrissl.tasks.pretrain import (
     pretrain_identity,
     run_pretrain,
 )
+from jax_mrissl.tasks.programs import channels_of
 from jax_mrissl.tasks.watch import ProbeSet
 from jax_mrissl.train.checkpoint import Lineage
 from jax_mrissl.train.start import CHECKPOINTS, Start, find_start
@@ -198,6 +199,7 @@ def plan_experiment(
     pretraining = tuple(shelf.open(p.data, common.data_dir) for p in experiment.chain)
     whole = shelf.open(plan.data, common.data_dir)
     data = shelf.labelled(plan, common)
+    _expect_same_channels(experiment, pretraining, data)
 
     outside = find_start(experiment.init_from) if experiment.init_from else None
     if outside and experiment.overlap != 'allow':
@@ -253,6 +255,36 @@ def plan_experiment(
     )
 
 
+def _expect_same_channels(
+    experiment: Experiment, pretraining: Sequence[PreparedSet], data: LabelledData
+) -> None:
+    """Looks whether one network can look at all views.
+
+    Raises:
+        UserError: some have other channels than others.
+    """
+    plan = experiment.finetune
+    seen = [
+        ('finetune.evaluation_view', plan.build_evaluation_policy(), data.prepared),
+        ('finetune.full.views', plan.build_training_policy(), data.prepared),
+    ]
+    for stage, prepared in zip(experiment.chain, pretraining, strict=True):
+        seen += [
+            (f'{stage.where}.views'.removeprefix('config.'), policy, prepared)
+            for policy in stage.build_policies()
+        ]
+    counts = {
+        where: channels_of(policy, prepared.image_shape)
+        for where, policy, prepared in seen
+    }
+    if len(set(counts.values())) > 1:
+        told = ', '.join(f'{where} {count}' for where, count in counts.items())
+        raise UserError(
+            'One network looks at all views, and their channels are not as many: '
+            f'{told}. `normalize` with as many numbers in each makes them alike.'
+        )
+
+
 def _finetune_job(
     experiment: Experiment,
     name: str,
@@ -264,6 +296,8 @@ def _finetune_job(
     folds: tuple[int, ...],
 ) -> tuple[PlannedArm, Job]:
     common, plan = experiment.common, experiment.finetune
+    if mode == 'full':
+        expect_batches(plan, common, data)
     params = {
         **common.identity(),
         **plan.identity(mode),

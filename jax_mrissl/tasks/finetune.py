@@ -27,6 +27,7 @@ from jax_mrissl.tasks.predictions import write_predictions
 from jax_mrissl.tasks.pretrain import device_in_words
 from jax_mrissl.tasks.programs import (
     RowProgram,
+    channels_of,
     embedding,
     initial_program,
     outputs_of,
@@ -42,6 +43,26 @@ from jax_mrissl.train.state import TrainState
 PROBE = 'probe.npz'
 
 
+def expect_batches(plan: FinetunePlan, common: Common, data: LabelledData) -> None:
+    """Looks whether full finetuning has whole batches, before any work is done.
+
+    Raises:
+        UserError: the batch does not fit the devices, or the smallest fold.
+    """
+    batch = plan.full.batch_size
+    where = 'config.finetune.full.batch_size'
+    choose_parallel(common.parallel, batch, where=where)
+    if _smallest(data) < batch:
+        raise UserError(
+            f'{where} is {batch}, but a fold has only {_smallest(data)} training '
+            'images. Set it to at most that.'
+        )
+
+
+def _smallest(data: LabelledData) -> int:
+    return min(len(data.rows(fold.train)) for fold in data.folds)
+
+
 class Finetuner:
     """Finetunes encoders on one labelled set; arms share data and compilations.
 
@@ -53,7 +74,7 @@ class Finetuner:
     def __init__(self, plan: FinetunePlan, common: Common, data: LabelledData):
         self._plan, self._common, self._data = plan, common, data
         self._answers = answers(data)
-        self._parallel = choose_parallel(common.parallel, plan.full.batch_size)
+        self._parallel = choose_parallel(common.parallel)
         self._key = jax.random.key(common.seed)
         # Of the encoder that was asked for last: modes on frozen features share them.
         self._embedded: tuple[str, np.ndarray] | None = None
@@ -82,7 +103,6 @@ class Finetuner:
         """
         began = time.monotonic()
         if mode == 'full':
-            self._expect_whole_batches()
             state = self._state(start_from)
             facts = [
                 self._run_fold(index, fold, state, folder, lineage, what)
@@ -140,19 +160,7 @@ class Finetuner:
     def _steps_per_epoch(self) -> int:
         """The same for all folds, so that they share a schedule and a compilation."""
         # None at all is no matter to what trains no network.
-        return max(self._smallest // self._plan.full.batch_size, 1)
-
-    @functools.cached_property
-    def _smallest(self) -> int:
-        return min(len(self._data.rows(fold.train)) for fold in self._data.folds)
-
-    def _expect_whole_batches(self) -> None:
-        batch = self._plan.full.batch_size
-        if self._smallest < batch:
-            raise UserError(
-                f'finetune.full.batch_size is {batch}, but a fold has only '
-                f'{self._smallest} training images. Set it to at most that.'
-            )
+        return max(_smallest(self._data) // self._plan.full.batch_size, 1)
 
     @functools.cached_property
     def _schedule(self) -> Any:
@@ -172,7 +180,10 @@ class Finetuner:
     def _initial(self) -> TrainState:
         """The untrained state; every fold and arm starts with the same head."""
         size = self._plan.image_size
-        shape = (size, size, 3)
+        seen = channels_of(
+            self._plan.build_evaluation_policy(), self._data.prepared.image_shape
+        )
+        shape = (size, size, seen)
         draw = initial_program(self._objective, self._optimizer, shape)
         return draw(jax.random.fold_in(self._key, 0))
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jax_mrissl.augment import build_policy
 from jax_mrissl.augment.policy import Policy
-from jax_mrissl.core.build import build
+from jax_mrissl.core.build import build, typed
 from jax_mrissl.core.errors import UserError, expect_known
 from jax_mrissl.data.divisions import DIVISIONS
 from jax_mrissl.data.labels import TASKS
@@ -20,11 +20,14 @@ from jax_mrissl.objectives import METHODS
 from jax_mrissl.objectives.objective import Objective
 from jax_mrissl.tasks.watch import WatchPlan
 from jax_mrissl.train.optimizer import OPTIMIZERS, Optimizer
+from jax_mrissl.train.parallel import PARALLELS
 
 Json = Any
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 MODES = ('linear', 'knn', 'full')
 POSITIVES = ('image', 'subject')
+# What a view of evaluation may be made of.
+_NOT_RANDOM = ('resize', 'center_crop', 'normalize')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,11 @@ class Common:
     remat: bool
     data_dir: str
 
+    def __post_init__(self):
+        if self.seed < 0:
+            raise UserError(f'config.seed is {self.seed}; at least 0.')
+        expect_known(self.parallel, PARALLELS, 'config.parallel')
+
     def build_encoder(self) -> Any:
         """Makes the encoder network."""
         return build(ENCODERS, self.encoder, where='config.encoder').module(
@@ -125,13 +133,16 @@ class PretrainPlan:
     def __post_init__(self):
         _positive(
             self,
-            'image_size',
-            'batch_size',
-            'epochs',
-            'log_every',
-            'checkpoint_every_epochs',
-            'chunks',
+            self.where,
+            *('image_size', 'batch_size', 'epochs', 'log_every'),
+            *('checkpoint_every_epochs', 'chunks'),
         )
+        if self.batch_size < 2 * self.chunks:
+            raise UserError(
+                f'{self.where}.batch_size is {self.batch_size}, in {self.chunks} '
+                'chunk(s): images are compared with others of their chunk, so it needs '
+                'at least 2, and many more to learn from.'
+            )
         if self.images_seen < 0:
             raise UserError(f'{self.where}.images_seen is below 0.')
         expect_known(self.positives, POSITIVES, f'{self.where}.positives')
@@ -189,6 +200,10 @@ class LinearPlan:
     """
 
     l2_strengths: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.l2_strengths or min(self.l2_strengths) < 0:
+            raise UserError('finetune.linear.l2_strengths: numbers of at least 0.')
 
     def identity(self) -> Json:
         """Gives what of this decides the stage's numbers."""
@@ -248,10 +263,18 @@ class FullPlan:
     checkpoint_every_epochs: int
 
     def __post_init__(self):
-        _positive(self, 'batch_size', 'epochs', 'checkpoint_every_epochs')
-        for name in self.grid:
-            known = [field.name for field in dataclasses.fields(Trial)]
-            expect_known(name, known, 'field of finetune.full.grid')
+        where = 'config.finetune.full'
+        _positive(self, where, 'batch_size', 'epochs', 'checkpoint_every_epochs')
+        if self.batch_size < 2:
+            raise UserError(f'{where}.batch_size is 1; at least 2, for BatchNorm.')
+        known = [field.name for field in dataclasses.fields(Trial)]
+        for name, values in self.grid.items():
+            expect_known(name, known, f'field of {where}.grid')
+            if not isinstance(values, list | tuple):
+                raise UserError(
+                    f'{where}.grid.{name} is {values}; values in brackets, such as '
+                    f'({values},).'
+                )
 
     def trials(self, optimizer: Optimizer) -> tuple[Trial, ...]:
         """Gives the points of the grid, for an optimiser whose own values fill it."""
@@ -315,7 +338,19 @@ class FinetunePlan:
     full: FullPlan
 
     def __post_init__(self):
-        _positive(self, 'image_size', 'evaluation_batch_size', 'bootstrap_resamples')
+        _positive(
+            self,
+            'config.finetune',
+            *('image_size', 'evaluation_batch_size', 'bootstrap_resamples'),
+        )
+        if self.fold_seed < 0:
+            raise UserError(f'finetune.fold_seed is {self.fold_seed}; at least 0.')
+        for op in self.evaluation_view:
+            if op.get('name') not in _NOT_RANDOM:
+                raise UserError(
+                    f'config.finetune.evaluation_view has {op.get("name")}; it is the '
+                    f'same each time, of {", ".join(_NOT_RANDOM)}.'
+                )
         if self.folds < 3:
             raise UserError(f'finetune.folds is {self.folds}; at least 3.')
         if self.data.fraction != 1:
@@ -352,13 +387,22 @@ class FinetunePlan:
 
     def build_training_policy(self) -> Policy:
         """Makes the view that full finetuning learns from."""
-        [policy] = _policies(self.full.views, self.image_size, 'finetune.full.views')
-        return policy
+        views = self.full.views
+        if len(views) != 1:
+            raise UserError(
+                f'config.finetune.full.views has {len(views)} views; full finetuning '
+                'learns from one of each image.'
+            )
+        return _policies(views, self.image_size, 'finetune.full.views')[0]
 
     def build_optimizer(self) -> Optimizer:
         """Makes the optimiser's declaration of full finetuning."""
         where = 'finetune.full.optimizer'
-        return build(OPTIMIZERS, self.full.optimizer, where=where)
+        built: Optimizer = build(OPTIMIZERS, self.full.optimizer, where=where)
+        rates = [built.rate_per_256, *self.full.grid.get('rate_per_256', ())]
+        if min(rates) <= 0:
+            raise UserError(f'{where}: rate_per_256 is {min(rates)}; above 0.')
+        return built
 
     def identity(self, mode: str) -> Json:
         """Gives what of this decides the numbers of one mode."""
@@ -450,27 +494,22 @@ def read_experiment(config: ConfigDict) -> Experiment:
     for where in fields['chain']:
         expect_known(where, fields, 'section in config.chain')
         section = _json(fields[where])
-        section['data'] = _data(section['data'], f'config.{where}.data')
-        section['watch'] = _plan(WatchPlan, section['watch'])
-        chain.append(_plan(PretrainPlan, section | {'where': f'config.{where}'}))
+        named = f'config.{where}'
+        section['data'] = _data(section['data'], f'{named}.data')
+        section['watch'] = _plan(WatchPlan, section['watch'], f'{named}.watch')
+        chain.append(_plan(PretrainPlan, section | {'where': named}, named))
     finetune = _json(fields['finetune'])
     finetune['data'] = _data(finetune['data'], 'config.finetune.data')
-    finetune['modes'] = tuple(finetune['modes'])
-    linear = finetune['linear']
-    linear['l2_strengths'] = tuple(linear['l2_strengths'])
-    finetune['linear'] = _plan(LinearPlan, linear)
-    finetune['knn'] = _plan(
-        KnnPlan, {'neighbours': tuple(finetune['knn']['neighbours'])}
-    )
-    finetune['full'] = _plan(FullPlan, finetune['full'])
+    for name, kind in (('linear', LinearPlan), ('knn', KnnPlan), ('full', FullPlan)):
+        finetune[name] = _plan(kind, finetune[name], f'config.finetune.{name}')
     experiment = Experiment(
         name=fields['name'],
         common=common,
         chain=tuple(chain),
         init_from=fields['init_from'],
-        finetune=_plan(FinetunePlan, finetune),
+        finetune=_plan(FinetunePlan, finetune, 'config.finetune'),
         overlap=fields['overlap'],
-        report=_plan(ReportPlan, _json(fields['report'])),
+        report=_plan(ReportPlan, _json(fields['report']), 'config.report'),
     )
     _try_out(experiment)
     return experiment
@@ -488,16 +527,24 @@ def _try_out(experiment: Experiment) -> None:
 
 
 def _data(section: Mapping[str, Any], where: str) -> DataPlan:
-    plan = _plan(DataPlan, section)
+    plan: DataPlan = _plan(DataPlan, section, where)
     expect_known(plan.placement, PLACEMENTS, f'{where}.placement')
     return plan
 
 
-def _plan(kind: Any, section: Mapping[str, Any]) -> Any:
-    known = [field.name for field in dataclasses.fields(kind)]
+def _plan(kind: Any, section: Mapping[str, Any], where: str) -> Any:
+    fields = dataclasses.fields(kind)
+    known = [field.name for field in fields]
     for name in section:
-        expect_known(name, known, f'field of the config ({kind.__name__})')
-    return kind(**section)
+        expect_known(name, known, f'field of {where}')
+    for field in fields:
+        if field.name not in section and field.default is dataclasses.MISSING:
+            raise UserError(f'{where}.{field.name} is missing.')
+    try:
+        values = typed(kind, section)
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from error
+    return kind(**values)
 
 
 def _policies(views: Json, size: int, where: str) -> tuple[Policy, ...]:
@@ -513,6 +560,8 @@ def _sized(view: Json, size: int) -> Json:
 
     A crop with a `size_fraction` gets that part of it, to the nearest multiple of 8.
     """
+    if not view:
+        return view  # which is no policy
     first, *rest = view
     crop = dict(first)
     part = max(8, round(size * crop.pop('size_fraction', 1.0) / 8) * 8)
@@ -529,7 +578,7 @@ def _json(value: Any) -> Any:
     return value
 
 
-def _positive(plan: Any, *names: str) -> None:
+def _positive(plan: Any, where: str, *names: str) -> None:
     for name in names:
         if getattr(plan, name) < 1:
-            raise UserError(f'{name} is {getattr(plan, name)}; at least 1.')
+            raise UserError(f'{where}.{name} is {getattr(plan, name)}; at least 1.')

@@ -27,7 +27,7 @@ from jax_mrissl.tasks.answers import head_of
 from jax_mrissl.tasks.fold_network import FoldNetwork, open_full, open_linear
 from jax_mrissl.tasks.from_config import DTYPES, Experiment, Json
 from jax_mrissl.tasks.labelled import LabelledData
-from jax_mrissl.tasks.programs import RowProgram, embedding, shared
+from jax_mrissl.tasks.programs import RowProgram, channels_of, embedding, shared
 from jax_mrissl.train.parallel import MeshParallel
 from jax_mrissl.train.start import Start
 from jax_mrissl.train.state import TrainState
@@ -35,7 +35,8 @@ from jax_mrissl.train.state import TrainState
 ARMS = 'arms.json'
 # The modes whose networks can be asked again; neighbours are not kept.
 ASKED = ('full', 'linear')
-_CHANNELS = 3  # of a view; `normalize` widens gray images
+# Of a view, in what versions wrote that do not tell.
+_CHANNELS = 3
 # Of the keys of random networks: far from those of folds and of training.
 _RANDOM = 1_000_003
 
@@ -247,7 +248,7 @@ class OpenedRun:
 
     def _draw(self, key: jax.Array) -> tuple[Any, Any]:
         size = self.told['image_size']
-        shape = (size, size, _CHANNELS)
+        shape = (size, size, self.told.get('channels', _CHANNELS))
         params, model_state = _draw_program(self.encoder, head_of(self.task), shape)(
             key
         )
@@ -329,6 +330,9 @@ def write_arms(
         'division': data.division,
         'image_size': plan.image_size,
         'evaluation_view': plan.sized_evaluation_view(),
+        'channels': channels_of(
+            plan.build_evaluation_policy(), data.prepared.image_shape
+        ),
         'evaluation_batch_size': plan.evaluation_batch_size,
         'bootstrap_resamples': plan.bootstrap_resamples,
         'encoder': common.encoder,

@@ -306,7 +306,12 @@ def lay_out(
         UserError: the batch does not fit the devices, or the dataset; or there are no
             pairs of images of one subject, and they are asked for.
     """
-    parallel = choose_parallel(common.parallel, plan.batch_size, plan.chunks)
+    parallel = choose_parallel(
+        common.parallel,
+        plan.batch_size,
+        plan.chunks,
+        where=f'{plan.where}.batch_size',
+    )
     if plan.batch_size > len(prepared):
         raise UserError(
             f'{plan.where}.batch_size is {plan.batch_size}, but {prepared.name} has '

@@ -15,6 +15,7 @@ import optax
 from jax_mrissl.augment.policy import Policy, make_views
 from jax_mrissl.core import processes
 from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
+from jax_mrissl.core.errors import UserError
 from jax_mrissl.data.pipeline import evaluation_feeds, fetch
 from jax_mrissl.objectives.objective import Objective
 from jax_mrissl.train.parallel import Compiled, MeshParallel, Parallel
@@ -98,14 +99,23 @@ def channels_of(policy: Policy, image_shape: tuple[int, int, int]) -> int:
     Args:
         policy: of the view.
         image_shape: of the stored canvas, [H, W, C].
+
+    Raises:
+        UserError: an operation cannot be done on such an image.
     """
-    views = jax.eval_shape(
-        policy,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, *image_shape), np.uint8),
-        jax.ShapeDtypeStruct((1, 4), np.int32),
-        jax.ShapeDtypeStruct((1,), np.int32),
-    )
+    try:
+        views = jax.eval_shape(
+            policy,
+            jax.random.key(0),
+            jax.ShapeDtypeStruct((1, *image_shape), np.uint8),
+            jax.ShapeDtypeStruct((1, 4), np.int32),
+            jax.ShapeDtypeStruct((1,), np.int32),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f'The view {policy} does not fit images of {image_shape[-1]} channel(s): '
+            f'{error}'
+        ) from error
     return views.shape[-1]
 
 

@@ -76,8 +76,21 @@ class Optimizer:
     def __post_init__(self):
         if self.decays not in ('weights', 'all'):
             raise ValueError(f"decays is {self.decays!r}; 'weights' or 'all'.")
-        if self.rate_per_256 < 0:
-            raise ValueError(f'rate_per_256 is {self.rate_per_256}; at least 0.')
+        for name in ('rate_per_256', 'warmup_epochs', 'weight_decay'):
+            value = getattr(self, name)
+            # In a program a decay is a number that is not known yet.
+            if not isinstance(value, jax.Array) and value < 0:
+                raise ValueError(f'{name} is {value}; at least 0.')
+        for name in ('initial_fraction', 'final_fraction'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f'{name} is {getattr(self, name)}; a share of the rate, 0 to 1.'
+                )
+        for name in ('momentum', 'b1', 'b2'):
+            if not 0 <= getattr(self, name, 0.0) < 1:
+                raise ValueError(
+                    f'{name} is {getattr(self, name)}; at least 0, below 1.'
+                )
 
     def schedule(
         self, *, batch_size: int, steps_per_epoch: int, steps: int
@@ -216,7 +229,7 @@ def tunable(optimizer: Optimizer, schedule: Schedule) -> optax.GradientTransform
         return own.transform(lambda step: rate_ratio * schedule(step))
 
     return optax.inject_hyperparams(rule)(
-        rate_ratio=1.0, weight_decay=optimizer.weight_decay
+        rate_ratio=1.0, weight_decay=float(optimizer.weight_decay)
     )
 
 

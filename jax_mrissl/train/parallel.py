@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec as P
 
 from jax_mrissl.core import processes
 from jax_mrissl.core.batch_axis import WHOLE_BATCH, BatchAxis
-from jax_mrissl.core.errors import UserError
+from jax_mrissl.core.errors import UserError, expect_known
 
+PARALLELS = ('mesh', 'pmap')
 _AXIS = 'batch'
 
 
@@ -210,15 +211,21 @@ def _put_array(x: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def choose_parallel(
-    kind: str, batch_size: int, chunks: int = 1, *, devices: int | None = None
+    kind: str,
+    batch_size: int = 0,
+    chunks: int = 1,
+    *,
+    devices: int | None = None,
+    where: str = 'batch_size',
 ) -> Parallel:
     """Makes the layout over the devices of all processes.
 
     Args:
         kind: 'mesh' or 'pmap'.
-        batch_size: the global batch, in images.
+        batch_size: the global batch, in images; 0: it is not told yet.
         chunks: how many parts each device sees its rows in.
         devices: how many of the devices share the batch; None: all.
+        where: the field of the config that the batch is from, for messages.
 
     Raises:
         UserError: the devices, or they and the chunks, do not divide the batch; or
@@ -232,16 +239,14 @@ def choose_parallel(
         by_chunks = f' in {chunks} chunks each' if chunks > 1 else ''
         raise UserError(
             f'A batch of {batch_size} images cannot be divided over {len(chosen)} '
-            f'{chosen[0].platform} devices{by_chunks}. Set batch_size (it is the '
+            f'{chosen[0].platform} devices{by_chunks}. Set {where} (it is the '
             f'global one) to a multiple of {parts}, such as '
             f'{" or ".join(map(str, near))}.'
         )
-    kinds: dict[str, type] = {'mesh': MeshParallel, 'pmap': PmapParallel}
-    if kind not in kinds:
-        raise UserError(f"config.parallel is {kind!r}; 'mesh' or 'pmap'.")
+    expect_known(kind, PARALLELS, 'config.parallel')
     if kind == 'pmap' and not processes.is_alone():
         raise UserError(
             "config.parallel is 'pmap', whose arrays belong to one process, and there "
             f"are {processes.count()}. Set it to 'mesh'."
         )
-    return kinds[kind](chosen)
+    return MeshParallel(chosen) if kind == 'mesh' else PmapParallel(chosen)

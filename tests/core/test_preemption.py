@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
+import time
 
 import pytest
 
 from jax_mrissl.core import preemption
-from jax_mrissl.core.preemption import Preempted, deferred, listen
+from jax_mrissl.core.preemption import Preempted, deferred, listen, settle
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +17,7 @@ def listening(monkeypatch):
     monkeypatch.setattr(preemption, '_noticed', False)
     listen()
     yield
+    settle()
     signal.signal(signal.SIGTERM, before)
 
 
@@ -54,3 +57,33 @@ def test_an_error_of_the_work_goes_before():
     with pytest.raises(ZeroDivisionError), deferred():
         send()
         raise ZeroDivisionError
+
+
+def test_it_is_raised_again_where_python_ignored_it(monkeypatch):
+    monkeypatch.setattr(preemption, '_LOOK_AGAIN_S', 0.05)
+    ignored = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda told: ignored.append(told))
+
+    class Swallows:
+        def __del__(self):  # as callbacks of the garbage collector do
+            send()
+
+    with pytest.raises(Preempted):
+        Swallows()
+        assert len(ignored) == 1
+        time.sleep(10)
+
+
+def test_what_ends_the_work_is_not_disturbed(monkeypatch):
+    monkeypatch.setattr(preemption, '_LOOK_AGAIN_S', 0.05)
+    saved = False
+    try:
+        try:
+            send()
+        finally:
+            time.sleep(0.2)
+            saved = True
+    except Preempted:
+        settle()
+    time.sleep(0.1)
+    assert saved

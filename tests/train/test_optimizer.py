@@ -169,3 +169,14 @@ def test_tried_settings_equal_a_rule_declared_with_them(name):
         )
         ours = optax.apply_updates(ours, updates)
         theirs = optax.apply_updates(theirs, expected)
+
+
+def test_a_decay_declared_as_a_whole_number_is_no_whole_number():
+    schedule = AdamW(rate_per_256=1.0).schedule(
+        batch_size=256, steps_per_epoch=1, steps=2
+    )
+    rule = tunable(AdamW(rate_per_256=1.0, weight_decay=0), schedule)
+    state = with_settings(
+        rule.init({'w': jnp.ones((2, 2))}), rate_ratio=1.0, weight_decay=0.1
+    )
+    assert float(state.hyperparams['weight_decay']) == pytest.approx(0.1)
