@@ -1,9 +1,11 @@
 """The scripts of launch/: what they would run, and how they start things again."""
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -175,6 +177,88 @@ def test_sigterm_reaches_the_command_and_ends_both(tmp_path):
     running.send_signal(signal.SIGTERM)
     assert running.wait(timeout=60) == 75
     assert (tmp_path / 'saved').exists()
+
+
+def press_ctrl_c(running):
+    """Sends SIGINT to a script and all that it started, as a terminal does."""
+    os.killpg(running.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize('second', [False, True])
+@pytest.mark.parametrize(
+    'script',
+    [
+        ['until_done.sh', './python'],
+        ['one_machine.sh', 'main'],
+        ['one_machine.sh', '--processes=2', 'main'],
+        ['many_machines.sh', '--coordinator=a', '--machines=1', '--index=0', 'main'],
+    ],
+    ids=' '.join,
+)
+def test_ctrl_c_lets_the_command_save_and_ends_both(tmp_path, script, second):
+    count = 2 if '--processes=2' in script else 1
+    command = tmp_path / 'python'
+    command.write_text(f"""#!{sys.executable}
+import pathlib, os, signal, sys, time
+def save(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    pathlib.Path(f'saves_{{os.getpid()}}').touch()
+    time.sleep({60 if second else 0})
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(f'started_{{os.getpid()}}').touch()
+time.sleep(60)
+""")
+    command.chmod(0o755)
+    name, *arguments = script
+    running = subprocess.Popen(
+        [LAUNCH / name, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {'PYTHON': './python', 'RETRY_S': '0'},
+        start_new_session=True,
+        # Whoever started the tests may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        wait_for(count, tmp_path, 'started_*')
+        press_ctrl_c(running)
+        wait_for(count, tmp_path, 'saves_*')
+        if second:
+            press_ctrl_c(running)
+        assert running.wait(timeout=20) == (143 if second else 75)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert len(list(tmp_path.glob('started_*'))) == count
+
+
+def wait_for(count, folder, pattern):
+    """Waits until there are so many files of a pattern."""
+    until = time.monotonic() + 20
+    while len(list(folder.glob(pattern))) < count:
+        assert time.monotonic() < until, pattern
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_what_is_ended_before_another_start_is_not_started(tmp_path, number):
+    command = fake(
+        tmp_path,
+        'command',
+        f'cd {tmp_path}; echo >> log; exit $((75 * ($(wc -l < log) < 2)))\n',
+    )
+    running = subprocess.Popen(
+        [LAUNCH / 'until_done.sh', command],
+        env=os.environ | {'RETRY_S': '1'},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert 'starting again' in running.stderr.readline()
+    running.send_signal(number)
+    assert running.wait(timeout=20) == 75
+    assert (tmp_path / 'log').read_text() == '\n'
+    running.stderr.close()
 
 
 def test_processes_of_a_machine_end_with_the_code_of_one(tmp_path):
