@@ -6,8 +6,9 @@
 #       --config.data_dir=data --workdir=runs/mine
 #
 # One process (the default) is the simplest and as fast. With N processes, process I sees
-# accelerator I alone; on a CPU each is one device. Whatever ends one ends all, and all are
-# started again together if that helps (until_done.sh). --port=P: where they meet.
+# accelerator I alone, of CUDA_VISIBLE_DEVICES if that is set; on a CPU each is one device.
+# Whatever ends one ends all, and all are started again together if that helps
+# (until_done.sh). --port=P: where they meet.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -19,24 +20,37 @@ while [ $# -gt 0 ]; do
   --processes=*) processes=${1#*=} ;;
   --port=*) port=${1#*=} ;;
   main | study) break ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
   esac
   shift
 done
-[ $# -gt 0 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
 command=("$here/until_done.sh" ${dry_run:+--dry_run})
 
 if [ "$processes" = 1 ]; then
   exec "${command[@]}" "$python" -m "jax_mrissl.$1" "${@:2}"
 fi
 
+visible=()
+given=${CUDA_VISIBLE_DEVICES-$(seq -s, 0 $((processes - 1)))}
+case $given in
+'' | -1) # none, for all of them
+  for ((i = 0; i < processes; i++)); do visible[i]=$given; done
+  ;;
+*) IFS=', ' read -ra visible <<<"$given" ;;
+esac
+if [ "${#visible[@]}" -lt "$processes" ]; then
+  echo "CUDA_VISIBLE_DEVICES=$given: too few accelerators for $processes processes." >&2
+  exit 2
+fi
+
 children=()
 trap 'kill -TERM "${children[@]}" 2>/dev/null || true' TERM INT
 for ((i = 0; i < processes; i++)); do
-  line=(env "CUDA_VISIBLE_DEVICES=$i" "${command[@]}" "$python" -m "jax_mrissl.$1" "${@:2}"
+  line=(env "CUDA_VISIBLE_DEVICES=${visible[i]}" "${command[@]}" "$python" -m "jax_mrissl.$1" "${@:2}"
     "--coordinator=localhost:$port" "--num_processes=$processes" "--process_id=$i")
   if [ "$dry_run" ]; then
-    printf 'CUDA_VISIBLE_DEVICES=%s ' "$i"
+    printf 'CUDA_VISIBLE_DEVICES=%s ' "${visible[i]}"
     "${line[@]}"
   else
     "${line[@]}" &

@@ -22,6 +22,11 @@ MAIN = [
 FLAGS = MAIN[1:]
 
 
+@pytest.fixture(autouse=True)
+def all_accelerators_are_visible(monkeypatch):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+
+
 def run(script, *arguments, **environment):
     return subprocess.run(
         [LAUNCH / script, *arguments],
@@ -68,6 +73,30 @@ def test_a_process_for_each_accelerator():
         ]
         for i in range(2)
     ]
+
+
+@pytest.mark.parametrize(
+    ('given', 'seen'),
+    [
+        ('2,3', ['2', '3']),
+        ('GPU-8932f937, MIG-5c2b,7', ['GPU-8932f937', 'MIG-5c2b']),
+        ('', ['', '']),  # none: the processes run on the CPU
+        ('-1', ['-1', '-1']),
+    ],
+)
+def test_a_process_for_each_accelerator_that_is_visible(given, seen):
+    arguments = ['--dry_run', '--processes=2', *MAIN]
+    done = run('one_machine.sh', *arguments, CUDA_VISIBLE_DEVICES=given)
+    assert [words(line)[0] for line in done.stdout.splitlines()] == [
+        f'CUDA_VISIBLE_DEVICES={name}' for name in seen
+    ]
+
+
+def test_fewer_accelerators_are_visible_than_processes():
+    arguments = ['--dry_run', '--processes=3', *MAIN]
+    done = run('one_machine.sh', *arguments, CUDA_VISIBLE_DEVICES='2,3')
+    assert (done.returncode, done.stdout) == (2, '')
+    assert '3 processes' in done.stderr and '2,3' in done.stderr
 
 
 def test_several_machines():
