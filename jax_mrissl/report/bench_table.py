@@ -1,9 +1,11 @@
 """What `bench` measured, as text."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_WIDTH = 88
 _PARTS = {
     'augmentation': 'augmentation',
     'networks': 'networks, forward and backward',
@@ -48,19 +50,24 @@ def bench_table(facts: Mapping[str, Any]) -> str:
 
 
 def sweep_table(found: Mapping[str, Any]) -> str:
-    """Writes a sweep for a terminal.
+    """Writes a sweep for a terminal, and why what of it is not measured.
 
     Args:
         found: of `tasks.bench_sweep.sweep`.
     """
     quantity = found['quantity']
+    measured = [facts for facts in found['points'] if 'failed' not in facts]
     lines = [
-        _title(found['points'][0], without=quantity),
+        _title(measured[0], without=quantity),
         '',
         f'  {quantity:>8s}    images/s    ms a step    interval    peak memory    '
         'compiled in',
     ]
     for value, facts in zip(found['values'], found['points'], strict=True):
+        if 'failed' in facts:
+            text = f'  {value:8d}    not measured: {facts["failed"]}'
+            lines += textwrap.wrap(text, _WIDTH, subsequent_indent=' ' * 14)
+            continue
         step = facts['step_s']
         lines.append(
             f'  {value:8d} {facts["images_per_s"]["median"]:11.4g} '

@@ -59,11 +59,14 @@ def sweep(
         values: in this order; (): around the plan's, or up to all devices.
         canvas: of random images, where there are no others.
 
-    Returns: `quantity`, `values`, `points` (as of `measure`), and `growth`: the power
-        of the value that the time of a step grows with; None of fewer than two.
+    Returns: `quantity`, `values`, `points` (as of `measure`, or `failed`: why there is
+        none, such as a batch that the set or the memory is too small for), and
+        `growth`: the power of the value that the time of a step grows with; None of
+        fewer than two.
 
     Raises:
-        UserError: an unknown quantity, or more devices than there are.
+        UserError: an unknown quantity, more devices than there are, or none of the
+            values can be measured.
     """
     expect_known(quantity, SWEEPS, '--sweep')
     values = list(values) or _usual_values(quantity, plan)
@@ -80,13 +83,22 @@ def sweep(
             given = dataclasses.replace(plan, batch_size=value)
         if quantity == 'pixels':
             given = dataclasses.replace(plan, image_size=value)
-        images = images_of(given, common, canvas=canvas)
         count = value if quantity == 'devices' else None
-        points.append(measure(given, common, images, effort, devices=count))
+        try:
+            images = images_of(given, common, canvas=canvas)
+            points.append(measure(given, common, images, effort, devices=count))
+        except (UserError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            reason = str(error).partition('\n')[0] or 'out of memory'
+            points.append({'failed': reason})
+    told = list(zip(values, points, strict=True))
+    measured = [(v, p['step_s']['median']) for v, p in told if 'failed' not in p]
+    if not measured:
+        reasons = '\n'.join(f'{quantity} {v}: {p["failed"]}' for v, p in told)
+        raise UserError(f'--sweep={quantity}: none can be measured.\n{reasons}')
     growth = None
-    if len(set(values)) > 1:
-        seconds = [point['step_s']['median'] for point in points]
-        growth = float(np.polyfit(np.log(values), np.log(seconds), 1)[0])
+    if len({value for value, _ in measured}) > 1:
+        sizes, seconds = np.log(measured).T
+        growth = float(np.polyfit(sizes, seconds, 1)[0])
     return {'quantity': quantity, 'values': values, 'points': points, 'growth': growth}
 
 

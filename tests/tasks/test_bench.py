@@ -2,6 +2,7 @@ import dataclasses
 import json
 import time
 
+import jax
 import numpy as np
 import pytest
 from conftest import run_module, smoke_config
@@ -12,6 +13,7 @@ from jax_mrissl.report.bench_table import bench_table, sweep_table
 from jax_mrissl.tasks import bench, bench_sweep
 from jax_mrissl.tasks.from_config import read_experiment
 from jax_mrissl.tasks.parts import STEP_PARTS
+from jax_mrissl.tasks.pretrain import set_up
 
 QUICK = bench.Effort(blocks=2, block_s=0.0, parts=False)
 
@@ -113,6 +115,49 @@ def test_a_sweep_says_how_the_cost_grows(facts, monkeypatch):
         bench_sweep.sweep(plan, common, QUICK, 'devices', [99], canvas=24)
     with pytest.raises(UserError, match='Did you mean'):
         bench_sweep.sweep(plan, common, QUICK, 'pixel', [], canvas=24)
+
+
+def measured_in_words(plan, common, prepared, effort, *, devices):
+    """Sets up as `measure` does; gives what a table of a sweep tells, made up."""
+    set_up(plan, common, prepared)
+    if plan.batch_size == 4:
+        raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory.\nMuch.')
+    one = dict.fromkeys(('median', 'low', 'high', 'visible_change'), 0.1)
+    return {
+        **dict(method='swav', encoder='tiny', dtype='float32', device='cpu'),
+        **dict(pixels=16, batch=plan.batch_size, devices=1, compile_s=1.0),
+        **dict(dataset='random', images=40, canvas=24, channels=1),
+        **dict(step_s=one, images_per_s=one, memory={'peak_bytes': 1e9}),
+    }
+
+
+def test_a_sweep_lists_what_it_cannot_measure(monkeypatch):
+    monkeypatch.setattr(bench_sweep, 'measure', measured_in_words)
+    monkeypatch.setattr(bench_sweep, 'images_of', lambda *_, **__: images(40))
+    plan, common = smoke('swav_brain')  # its queue holds 16
+
+    def swept(*values):
+        found = bench_sweep.sweep(plan, common, QUICK, 'batch', values, canvas=24)
+        return json.loads(json.dumps(found))
+
+    found = swept(4, 8, 12, 16, 64)
+    assert found['values'] == [4, 8, 12, 16, 64]
+    reasons = [point.get('failed') for point in found['points']]
+    assert reasons[0] == 'RESOURCE_EXHAUSTED: Out of memory.'
+    assert 'no multiple of the batch of 12' in reasons[2]
+    assert 'only 40 images' in reasons[4]
+    assert reasons[1] is reasons[3] is None and found['growth'] is not None
+    text = sweep_table(found)
+    assert 'random, 40 of 24 pixels' in text and 'RESOURCE_EXHAUSTED' in text
+    assert all(len(line) <= 88 for line in text.splitlines())
+    for value in found['values']:
+        assert f'\n  {value:8d} ' in text
+
+    [first, second] = swept(64, 8)['points']  # the first one fails
+    assert 'failed' in first and second['batch'] == 8
+    assert swept(64, 8)['growth'] is None
+    with pytest.raises(UserError, match=r'(?s)batch 12: .*queue.*batch 64: .*only 40'):
+        swept(12, 64)
 
 
 @pytest.mark.slow
