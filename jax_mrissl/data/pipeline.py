@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import grain
@@ -141,12 +141,27 @@ def with_partners(
 ) -> grain.MapDataset:
     """Adds to each batch of rows another row of each row's subject.
 
-    Drawn anew at each step, evenly from the subject's other images; an image that is
-    its subject's only one is its own partner. Element t depends on these arguments and
-    t alone, and is int32 [2, B]: rows, partners.
+    Element t depends on these arguments and t alone, and is int32 [2, B]: rows,
+    partners as of `partner_draw`.
 
     Args:
         order: batches of row numbers, int32 [B].
+        groups: int [n], each row's subject.
+        seed: of the draws.
+    """
+    draw = partner_draw(groups, seed)
+    return order.map_with_index(lambda step, rows: np.stack([rows, draw(step, rows)]))
+
+
+def partner_draw(
+    groups: np.ndarray, seed: int
+) -> Callable[[int, np.ndarray], np.ndarray]:
+    """Makes a function of a step and of rows that draws another row of each's subject.
+
+    Drawn anew at each step, evenly from the subject's other images; an image that is
+    its subject's only one is its own partner. int32 [B], as the rows.
+
+    Args:
         groups: int [n], each row's subject.
         seed: of the draws.
     """
@@ -156,14 +171,14 @@ def with_partners(
     _, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
     start, count = (np.cumsum(counts) - counts)[number], counts[number]
 
-    def pair(step: int, rows: np.ndarray) -> np.ndarray:
+    def draw(step: int, rows: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng([seed, step])
         # Of the others: from 1 to count - 1 places further on, around the subject.
         further = rng.integers(1, np.maximum(count[rows], 2))
         partner = start[rows] + (place[rows] - start[rows] + further) % count[rows]
-        return np.stack([rows, by_group[partner]]).astype(np.int32)
+        return by_group[partner].astype(np.int32)
 
-    return order.map_with_index(pair)
+    return draw
 
 
 def choose_placement(

@@ -293,7 +293,7 @@ def _galleries(
                 Picture(
                     views.read_bytes(),
                     f'A table of pictures: images of {title} in the first column, '
-                    'beside each the augmented views of it that pretraining compares.',
+                    'beside each the augmented views that pretraining compares.',
                     (f'{title}: an image, and its views.',),
                 )
             )

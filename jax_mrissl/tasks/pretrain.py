@@ -26,6 +26,7 @@ from jax_mrissl.data.pipeline import (
     choose_placement,
     fetch,
     open_input,
+    partner_draw,
     resident,
 )
 from jax_mrissl.data.prepared import PreparedSet, open_prepared
@@ -159,7 +160,8 @@ def run_pretrain(
             state, extra = checkpoints.restore(state)
             logging.info('%s: continues at step %d.', what, int(state.step))
         elif processes.is_first():
-            write_samples(plan, prepared, step_key, folder / 'samples' / 'views.png')
+            picture = folder / 'samples' / 'views.png'
+            write_samples(plan, prepared, step_key, picture, seed=common.seed)
         watch = Watch(
             plan.watch,
             objective,
@@ -358,29 +360,50 @@ def _tell_once(words: str) -> None:
 
 
 def write_samples(
-    plan: PretrainPlan, prepared: PreparedSet, key: jax.Array, path: Path
+    plan: PretrainPlan,
+    prepared: PreparedSet,
+    key: jax.Array,
+    path: Path,
+    *,
+    seed: int,
 ) -> None:
-    """Draws some images beside the views that training makes of them."""
-    rows = np.linspace(0, len(prepared) - 1, min(8, len(prepared))).astype(int)
-    chosen = prepared.select(rows)
-    batch = fetch(resident(chosen), Rows(np.arange(len(rows)), np.ones(len(rows))))
+    """Draws some images beside the views that training makes of them.
+
+    Args:
+        plan: the declaration.
+        prepared: the images.
+        key: of the views, as training folds the step into it.
+        path: of the picture; a JSON beside it tells the views.
+        seed: of the partners, where views are of two images of a subject.
+    """
+    rows = np.linspace(0, len(prepared) - 1, min(8, len(prepared))).astype(np.int32)
     policies: list[Policy] = []
     for view in plan.views:
         shown = [op for op in view if op['name'] != 'normalize']
         policies += dataclasses.replace(plan, views=[shown]).build_policies()
 
     draw = _view_program(tuple(policies))
-    views = [
-        np.asarray(view)
-        for repeat in range(_REPEATS)
-        for view in draw(jax.random.fold_in(key, repeat), batch)
-    ]
-    names = [f'view {i % len(policies) + 1}' for i in range(len(views))]
+    of_subject = plan.positives == 'subject'
+    partners: list[np.ndarray] = []
+    if of_subject:
+        draw_partners = partner_draw(prepared.group_numbers, seed)
+        partners = [draw_partners(repeat, rows) for repeat in range(_REPEATS)]
+    chosen = prepared.select(np.concatenate([rows, *partners]))
+    source = resident(chosen)
+    place, mask = np.arange(len(rows)), np.ones(len(rows))
+    views: list[np.ndarray] = []
+    for repeat in range(_REPEATS):
+        partner = place + (repeat + 1) * len(rows) if of_subject else None
+        batch = fetch(source, Rows(place, mask, partner))
+        views += map(np.asarray, draw(jax.random.fold_in(key, repeat), batch))
+    names = [f'view {i + 1}' for i in range(len(policies))]
+    if of_subject:
+        names[1::2] = [f'{name}, same subject' for name in names[1::2]]
     pictures = [
-        [image, *(view[row] for view in views)]
-        for row, image in enumerate(chosen.shown_images())
+        [chosen.shown_image(row), *(view[row] for view in views)]
+        for row in range(len(rows))
     ]
-    write_atomically(path, montage(pictures, ['image', *names]))
+    write_atomically(path, montage(pictures, ['image', *_REPEATS * names]))
     write_json(path.with_suffix('.json'), {'views': plan.views})
 
 
