@@ -176,7 +176,8 @@ def one_channel(view):
 
 def test_networks_of_one_channel_are_pretrained_finetuned_and_asked(cohort, tmp_path):
     config = smoke_config(cohort, **LINEAR)
-    config.pretrain.views = [one_channel(view) for view in config.pretrain.views]
+    view = one_channel([dict(name='resize'), dict(name='normalize')])
+    config.pretrain.views = [view, view]
     with pytest.raises(UserError, match=r'evaluation_view 3.* pretrain\.views 1'):
         run_experiment(read_experiment(config), tmp_path)
     # A batch that these devices do not divide is no matter to a probe.

@@ -110,7 +110,7 @@ def test_what_is_known_is_not_looked_for_again(twins_dir, tmp_path, monkeypatch)
     assert len(list((tmp_path / '.audit').iterdir())) == 2
     kept.write_text('{"key": 1')
     assert len(find_all(parts, tmp_path, spare=tmp_path)) == len(first)
-    assert json.loads(kept.read_text())['key']['version'] == 1
+    assert json.loads(kept.read_text())['key']['version'] == findings._VERSION
 
 
 def test_where_data_cannot_be_written_the_spare_folder_serves(
