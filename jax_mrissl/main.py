@@ -6,7 +6,8 @@ r"""Runs an experiment: pretrain, finetune, evaluate; prints the table, writes t
         --config.data_dir=data --config.pretrain.epochs=50 --workdir=runs/mine
 
 The page is report/index.html in the workdir: one file, for any browser, without a
-network. --config.report.pictures=false leaves out all pictures of subjects.
+network. --config.report.pictures=false leaves out all its pictures of subjects; those
+of views, under stages/*/samples, stay.
 Started again, the same command goes on where it stopped, and does nothing that is done.
 SIGTERM saves first; the exit code is then 75 (start again), as after a lost process.
 Research use; not a medical device.

@@ -137,18 +137,12 @@ def _each_op() -> 'tuple[list[str], list[View]]':
 def _recipe(recipe: str, *, gray: bool) -> 'tuple[list[str], list[View]]':
     """Gives captions and views: the image, and what a recipe draws."""
     from jax_mrissl.augment import recipes
+    from jax_mrissl.configs._methods import METHODS
 
-    methods = {
-        'barlow': recipes.barlow_views,
-        'simclr': recipes.simclr_views,
-        'swav': recipes.swav_views,
-        'vicreg': recipes.barlow_views,
-    }
     method, colon, policy = recipe.partition(':')
-    expect_known(method, methods, 'method of --recipe')
-    views = methods[method](
-        policy if colon else 'natural', foreground=_FOREGROUND.value
-    )
+    expect_known(method, METHODS, 'method of --recipe')
+    section = METHODS[method]('', policy if colon else 'natural', _FOREGROUND.value)
+    views: list[View] = section['views']
     captions = [f'view {index + 1}' for index in range(len(views))]
     if gray:
         pairs = [recipes.leave_out_colour(view) for view in views]

@@ -64,8 +64,10 @@ def objective(name, dtype, remat=False):
         return SwAV(encoder, pair + small * 2, **SWAV, **types)
     if name == 'vicreg':
         return VICReg(encoder, pair, (16, 16), **types)
-    head = LinearHead(3, dtype)
-    return Supervised(encoder, policies(finetune_views()), head, cross_entropy)
+    if name == 'supervised':
+        head = LinearHead(3, dtype)
+        return Supervised(encoder, policies(finetune_views()), head, cross_entropy)
+    raise ValueError(name)
 
 
 OBJECTIVES = ['barlow', 'supervised', 'simclr', 'swav', 'vicreg']

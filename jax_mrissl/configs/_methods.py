@@ -51,7 +51,13 @@ def barlow(scale: str, policy: str, foreground: float) -> Section:
 def simclr(scale: str, policy: str, foreground: float) -> Section:
     """Gives SimCLR; a temperature of 0.5 for batches of a few hundred."""
     section: Section = dict(
-        method=dict(name='simclr', projector='v2', width=128, temperature=0.5),
+        method=dict(
+            name='simclr',
+            projector='v2',
+            width=128,
+            temperature=0.5,
+            mask_same_group=False,  # slices of one subject are no negatives
+        ),
         optimizer=dict(
             name='lars',
             rate_per_256=0.3,

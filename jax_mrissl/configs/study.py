@@ -106,6 +106,8 @@ def get_config(variant: str = '') -> ConfigDict:
             space={},
         )
     )
+    # The report had these alone.
+    known = _METHODS if scale == 'report' else tuple(_methods.METHODS)
     config.methods = ConfigDict()
     config.domains = ConfigDict()
     for name, dataset in _DOMAINS.items():
@@ -115,16 +117,16 @@ def get_config(variant: str = '') -> ConfigDict:
             epochs=0,  # 0: as in `pretrain`
             views={},
         )
-        for method in _METHODS:
+        for method in known:
             section = _section(method, scale, _policy(name, policy, simulated), dataset)
             domain['views'][method] = section.pop('views')
             config.methods[method] = ConfigDict(section)
         config.domains[name] = ConfigDict(domain)
-    for method in _METHODS:
+    for method in known:
         if simulated:
             warmup = whole.pretrain.optimizer.warmup_epochs
             config.methods[method].optimizer.warmup_epochs = warmup
-    for method in _METHODS:
+    for method in known:
         shares = {
             'batch_size': dict(shares=(0.5, 1.0)),
             'length': dict(shares=(0.5, 1.0)),

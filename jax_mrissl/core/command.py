@@ -4,6 +4,7 @@ import difflib
 import errno
 import io
 import logging as python_logging
+import os
 import re
 import sys
 import textwrap
@@ -63,10 +64,10 @@ def run_command(
         except UserError as error:
             return _end(str(error), _FAILED)
         except KeyboardInterrupt:
-            return _end('Stopped. The same command goes on from here.', _INTERRUPTED)
+            _stop('Stopped. The same command goes on from here.', _INTERRUPTED)
         except Preempted:
             settle()
-            return _end(
+            _stop(
                 'Stopped by SIGTERM. The same command goes on from here.', START_AGAIN
             )
         except Exception as error:
@@ -235,6 +236,18 @@ def _end(words: str, code: int) -> int:
     _say(words, code)
     processes.leave(code, words)
     return code
+
+
+def _stop(words: str, code: int) -> NoReturn:
+    """Ends this process where it was told to, in the middle of anything.
+
+    What is to be kept is on disk. To clean up after a program that was being traced or
+    compiled, as Python does at its end, can crash with another code.
+    """
+    _end(words, code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _is_of_another(error: Exception) -> bool:

@@ -187,3 +187,24 @@ def test_a_bug_in_a_config_keeps_its_traceback(tmp_path):
     assert done.returncode == 1
     assert "KeyError: 'a'" in done.stderr
     assert 'mine.py", line 2, in get_config' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('sent', 'code', 'words'),
+    [
+        ('SIGTERM', 75, 'Stopped by SIGTERM. The same command goes on from here.'),
+        ('SIGINT', 130, 'Stopped. The same command goes on from here.'),
+    ],
+)
+def test_what_cleans_up_at_the_end_does_not_change_the_code(sent, code, words):
+    # As the end of Python may crash in the middle of a compilation.
+    script = f"""
+import atexit, os, signal, time
+from jax_mrissl.core.command import run_command
+atexit.register(os._exit, 99)
+run_command(lambda _: os.kill(os.getpid(), signal.{sent}) or time.sleep(30), None)
+"""
+    ended = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, words in ended.stderr) == (code, True), ended.stderr
