@@ -1,5 +1,6 @@
 """Every dataset of the catalog on small files of its layout: labels, groups, errors."""
 
+import re
 from pathlib import Path
 
 import nibabel
@@ -229,9 +230,11 @@ def test_every_file_of_the_catalog_is_found():
 
 def test_the_declaration_in_the_readme_is_one():
     readme = Path(__file__).parents[2] / 'README.md'
-    block = readme.read_text().partition('```python\nHEAD_CT')[2].partition('```')[0]
-    names = {name: getattr(spec, name) for name in dir(spec)}
-    exec(f'HEAD_CT{block}', names)
+    [block] = re.findall(
+        r'```python\n(.*?\nHEAD_CT = .*?)```', readme.read_text(), re.S
+    )
+    names = {}
+    exec(block, names)
     assert isinstance(names['HEAD_CT'], spec.DatasetSpec)
 
 
